@@ -1,0 +1,1 @@
+"""The Kalshi feed: wire messages, protocol and normalisation (pure); session, REST, discovery (I/O)."""

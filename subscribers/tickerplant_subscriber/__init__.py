@@ -1,0 +1,1 @@
+"""Subscriber library of the ticker plant."""

@@ -1,0 +1,111 @@
+"""Every error the project raises on purpose, in one tree.
+
+    TickerplantError
+     +-- ConfigurationError          the user's configuration or command line      exit 2
+     +-- MissingExtraError           a daemon command on a base install            exit 2
+     +-- TemporaryError              try again later (clock, network, busy)        exit 75
+     |    +-- ClockSkewError
+     |    +-- ExchangeUnavailableError
+     +-- CredentialsError            key missing, unreadable or of the wrong type  exit 2
+     +-- ExchangeError               the exchange refused or broke its protocol    exit 1
+     |    +-- ObsoleteFormatError    frames of the format before 2026-03-12
+     +-- NetworkSetupError           interface, port or multicast group unusable   exit 1
+     |    +-- GroupOccupiedError     foreign protocol or another plant on a group
+     +-- FixedPointError             a decimal string that cannot be held exactly
+     +-- WireError                   a datagram that is not valid KTP/1
+          +-- ForeignDatagramError, TruncatedDatagramError, UnsupportedVersionError,
+              LengthMismatchError, MalformedBodyError, OversizedMessageError, AuthenticationError
+
+`str(error)` is one line that names the thing and the remedy.
+"""
+
+EXIT_OK = 0
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_TEMPORARY = 75
+
+
+class TickerplantError(Exception):
+    """Root of the tree; `exit_code` is what the command line exits with."""
+
+    exit_code = EXIT_FAILURE
+
+
+class ConfigurationError(TickerplantError):
+    """The user's configuration or command line is wrong."""
+
+    exit_code = EXIT_USAGE
+
+
+class MissingExtraError(ConfigurationError):
+    """A command needs `pip install 'kalshi-tickerplant[daemon]'`."""
+
+
+class CredentialsError(ConfigurationError):
+    """The API key is missing, unreadable or of a type the exchange does not take."""
+
+
+class TemporaryError(TickerplantError):
+    """The same call may succeed later without any change."""
+
+    exit_code = EXIT_TEMPORARY
+
+
+class ClockSkewError(TemporaryError):
+    """The exchange refuses our signatures because the clocks differ."""
+
+
+class ExchangeUnavailableError(TemporaryError):
+    """The exchange does not answer, or answers 429 or 5xx."""
+
+
+class ExchangeError(TickerplantError):
+    """The exchange refused a request or broke its own protocol."""
+
+
+class ObsoleteFormatError(ExchangeError):
+    """Frames of the format before 2026-03-12 (integer cents): refused, never misread."""
+
+
+class NetworkSetupError(TickerplantError):
+    """An interface, port or multicast group cannot be used."""
+
+
+class GroupOccupiedError(NetworkSetupError):
+    """A multicast group already carries another plant or a foreign protocol."""
+
+
+class FixedPointError(TickerplantError):
+    """A decimal string that is malformed or cannot be held exactly."""
+
+
+class WireError(TickerplantError):
+    """A datagram that is not valid KTP/1."""
+
+
+class ForeignDatagramError(WireError):
+    """The magic is not ours: another protocol on the group."""
+
+
+class TruncatedDatagramError(WireError):
+    """Shorter than a header, or than its header says."""
+
+
+class UnsupportedVersionError(WireError):
+    """A KTP version, kind or stream that this library does not know."""
+
+
+class LengthMismatchError(WireError):
+    """The length fields contradict the datagram."""
+
+
+class MalformedBodyError(WireError):
+    """The body is not one msgpack array of `count` tagged arrays."""
+
+
+class OversizedMessageError(WireError):
+    """A message or field beyond its proven maximum; it is refused before it is sent."""
+
+
+class AuthenticationError(WireError):
+    """The trailer is missing, of an unknown key, or wrong."""

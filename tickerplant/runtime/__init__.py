@@ -1,0 +1,1 @@
+"""The shells that do I/O: sockets, files, processes, clocks."""
