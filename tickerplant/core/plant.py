@@ -1,0 +1,341 @@
+"""The plant: exchange events in, datagrams out; no I/O, and time only as an argument.
+
+The feed calls `begin_input` for every input (frame, timer, REST reply, connection event), then any of the event
+methods, and the shell calls `flush` at the end of a read batch and of every other entry point. `g` numbers the
+inputs, so the same inputs give the same datagram bodies.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from tickerplant.core.book import Book, Level
+from tickerplant.core.books import BookEntry, BookEvent
+from tickerplant.core.messages import (
+    Bbo,
+    BookClear,
+    BookState,
+    FeedPhase,
+    FeedState,
+    LevelUpdate,
+    MarketInfo,
+    MarketState,
+    SessionStart,
+    StaleReason,
+    Stream,
+    Ticker,
+    Trade,
+    UpstreamGap,
+)
+from tickerplant.core.packets import Datagram, Packets
+from tickerplant.core.publication import Publication
+from tickerplant.core.wire import FLAG_NOT_REPAIRABLE, FLAG_REBUILDING, FLAG_UPSTREAM_DEGRADED
+from tickerplant.limits import (
+    END_OF_SESSION_AT_NS,
+    MARKETS_MAX,
+    TEXT_FIELD_MAX_BYTES,
+    TICKER_MAX_BYTES,
+)
+
+_TRADE_BYTES = 96
+_TICKER_BYTES = 90
+
+
+class Plant:
+    """Books, streams and the session of one publisher.
+
+    `session`, `previous_session` and `final_seqs` (stream, next seq) come from the shell; so does every time.
+    Without a tick log (`log_on` False) datagrams say that they cannot be repaired.
+    """
+
+    def __init__(
+        self,
+        session: int,
+        now_ns: int,
+        *,
+        publisher: int = 1,
+        previous_session: int = 0,
+        final_seqs: Iterable[tuple[int, int]] = (),
+        log_on: bool = False,
+    ) -> None:
+        self.g = 0
+        self.now_ns = now_ns
+        self.session = session
+        self.packets = Packets(session, publisher, now_ns)
+        self.publication = Publication(self.packets, now_ns)
+        self.entries: dict[str, BookEntry] = {}
+        self.phase = FeedPhase.CONNECTING
+        self.stale_books = 0
+        self.unready_books = 0
+        self._base_flags = 0 if log_on else FLAG_NOT_REPAIRABLE
+        self._discovered = False
+        self._connections_missing = True
+        self._was_connected = False
+        self._down_cause = "starting"
+        self._ending_at_ns: int | None = None
+        self._ends_sent = 0
+        self.deltas_applied = 0
+        self.deltas_dropped = 0
+        self.snapshots_applied = 0
+        self.books_diverged = 0
+        self.books_gone_stale = 0
+        self.refused_tickers = 0
+        self.trades = 0
+        self.tickers = 0
+        start = SessionStart("", 0, 0, now_ns, previous_session, tuple(final_seqs))
+        self.packets.status.append_measured(start)
+        self._publish_phase()
+
+    # --- inputs -----------------------------------------------------------------------------------
+
+    def begin_input(self, now_ns: int) -> None:
+        """Counts one input, read at `now_ns`."""
+        self.g += 1
+        self.now_ns = now_ns
+
+    def open_book(self, ticker: str) -> BookEntry | None:
+        """The entry of a chosen market, made SYNCING if new; None if the ticker or one more book is refused."""
+        entry = self.entries.get(ticker)
+        if entry is None:
+            if not acceptable_ticker(ticker) or len(self.entries) >= MARKETS_MAX:
+                self.refused_tickers += 1
+                return None
+            entry = self.entries[ticker] = BookEntry(ticker)
+            self.unready_books += 1
+        return entry
+
+    def close_book(self, entry: BookEntry) -> None:
+        """Ends the book of a market: subscribers forget it."""
+        if self.entries.pop(entry.ticker, None) is None:
+            return
+        self._mark_unready(entry)
+        self.unready_books -= 1
+        self.stale_books -= entry.state is BookState.STALE
+        entry.transit(BookEvent.CLOSE)
+        entry.owner = None
+        stamp = (entry.ticker, self.g, 0, self.now_ns)
+        self.packets.delta.append(BookClear(*stamp), entry.message_bytes)
+        self.packets.bbo.append(Bbo(*stamp, 0, 0, 0, 0, BookState.CLOSED), entry.message_bytes)
+
+    def apply_snapshot(
+        self, entry: BookEntry, bids: Iterable[Level], asks: Iterable[Level]
+    ) -> None:
+        """The exchange's whole book, in YES prices; makes the book LIVE."""
+        fresh = Book(bids, asks)
+        self.snapshots_applied += 1
+        previous = entry.transit(BookEvent.SNAPSHOT)
+        if entry.in_sync:
+            if fresh == entry.book:
+                return
+            self.books_diverged += 1
+            entry.stale_reason = StaleReason.INCONSISTENT
+            self._mark_unready(entry)
+        elif previous is BookState.STALE:
+            self.stale_books -= 1
+        entry.book = fresh
+        self.publication.enqueue(entry)
+
+    def apply_delta(
+        self, entry: BookEntry, side: int, price_e4: int, delta_e2: int, ts_event_ns: int
+    ) -> bool:
+        """One level of a book changes; False if the book is now STALE because the delta contradicts it."""
+        if not entry.live:
+            self.deltas_dropped += 1
+            return True
+        book = entry.book
+        moves_best = book.moves_best(side, price_e4)
+        size_e2 = book.apply(side, price_e4, delta_e2)
+        if size_e2 < 0:
+            self.deltas_dropped += 1
+            self.mark_stale(entry, StaleReason.INCONSISTENT)
+            return False
+        self.deltas_applied += 1
+        if entry.in_sync:
+            ticker, g, now_ns = entry.ticker, self.g, self.now_ns
+            packets = self.packets
+            packets.delta.append(
+                LevelUpdate(ticker, g, ts_event_ns, now_ns, side, price_e4, delta_e2, size_e2),
+                entry.message_bytes,
+            )
+            if moves_best:
+                packets.bbo.append(
+                    Bbo(ticker, g, ts_event_ns, now_ns, *book.bbo(), 1), entry.message_bytes
+                )
+        return True
+
+    def mark_stale(self, entry: BookEntry, reason: StaleReason) -> None:
+        """The book may be wrong from here on, until its next snapshot."""
+        previous = entry.transit(BookEvent.FAULT)
+        if previous is not BookState.LIVE:
+            return
+        self.stale_books += 1
+        self.books_gone_stale += 1
+        entry.stale_reason = reason
+        if entry.in_sync:
+            self._mark_unready(entry)
+        self.publication.enqueue(entry)
+
+    def publish_trade(
+        self,
+        ticker: str,
+        ts_event_ns: int,
+        trade_id: str,
+        price_e4: int,
+        size_e2: int,
+        taker_side: int,
+        is_block: bool,  # noqa: FBT001  # mirrors the message
+    ) -> None:
+        """A trade, passed on."""
+        if not acceptable_ticker(ticker) or len(trade_id) > TEXT_FIELD_MAX_BYTES:
+            self.refused_tickers += 1
+            return
+        self.trades += 1
+        message = Trade(
+            ticker,
+            self.g,
+            ts_event_ns,
+            self.now_ns,
+            trade_id,
+            price_e4,
+            size_e2,
+            taker_side,
+            is_block,
+        )
+        self.packets.trade.append(message, _TRADE_BYTES + len(ticker))
+
+    def publish_ticker(self, ticker: str, ts_event_ns: int, *numbers: int) -> None:
+        """The exchange's ticker, passed on; `numbers` are the fields of `Ticker` after the common ones, in order."""
+        if not acceptable_ticker(ticker):
+            self.refused_tickers += 1
+            return
+        self.tickers += 1
+        message = Ticker(ticker, self.g, ts_event_ns, self.now_ns, *numbers)
+        self.packets.ticker.append(message, _TICKER_BYTES + len(ticker))
+
+    def publish_upstream_gap(self, stream: Stream, from_ns: int, to_ns: int, cause: int) -> None:
+        """Trades or tickers between two times were lost before the plant."""
+        message = UpstreamGap("", self.g, 0, self.now_ns, from_ns, to_ns, cause, stream)
+        self.packets.by_stream(stream).append_measured(message)
+
+    def publish_market(
+        self, ticker: str, info: MarketInfo | None = None, state: MarketState | None = None
+    ) -> None:
+        """What is known of a market changed; its texts must be bounded already (normalise does that)."""
+        entry = self.entries.get(ticker)
+        if entry is not None:
+            entry.info = info or entry.info
+            entry.market_state = state or entry.market_state
+            entry.info_told = entry.info_told or info is not None
+            entry.market_state_told = entry.market_state_told or state is not None
+        for message in (info, state):
+            if message is not None:
+                self.packets.status.append_measured(message)
+
+    # --- feed state -------------------------------------------------------------------------------
+
+    def set_upstream(self, *, connections_missing: bool, discovered: bool, cause: str = "") -> None:
+        """Whether connections or subscriptions are missing, and whether the choice of markets is complete."""
+        self._connections_missing = connections_missing
+        self._was_connected = self._was_connected or not connections_missing
+        self._discovered = discovered
+        if cause:
+            self._down_cause = cut_text(cause)
+
+    def _current_phase(self) -> FeedPhase:
+        if self._connections_missing:
+            return FeedPhase.DOWN if self._was_connected else FeedPhase.CONNECTING
+        if self.phase in (FeedPhase.READY, FeedPhase.DEGRADED):
+            return FeedPhase.DEGRADED if self.stale_books else FeedPhase.READY
+        return FeedPhase.SYNCING if self.unready_books or not self._discovered else FeedPhase.READY
+
+    def _publish_phase(self) -> None:
+        causes = {
+            FeedPhase.DEGRADED: f"{self.stale_books} stale books",
+            FeedPhase.SYNCING: f"{self.unready_books} books to come",
+            FeedPhase.READY: "",
+        }
+        cause = causes.get(self.phase, self._down_cause)
+        self.packets.status.append_measured(
+            FeedState("", self.g, 0, self.now_ns, self.phase, cause)
+        )
+
+    def _mark_unready(self, entry: BookEntry) -> None:
+        """Subscribers no longer hold the plant's book; what they hold is kept as the mirror."""
+        if entry.in_sync:
+            entry.in_sync = False
+            entry.mirror = entry.book
+            self.unready_books += 1
+
+    # --- outputs ----------------------------------------------------------------------------------
+
+    def flush(self, now_ns: int) -> list[Datagram]:
+        """Everything to send now, in order: log it, then send it. `now_ns` becomes `ts_send_ns`."""
+        if len(self.publication):
+            self.unready_books -= self.publication.publish_due(self.g, self.now_ns)
+        phase = self._current_phase()
+        if phase is not self.phase:
+            self.phase = phase
+            self._publish_phase()
+        degraded = FLAG_UPSTREAM_DEGRADED if self.stale_books or self._connections_missing else 0
+        rebuilding = FLAG_REBUILDING if self.unready_books else 0
+        self.packets.flags = self._base_flags | degraded | rebuilding
+        return self.packets.flush(now_ns)
+
+    def next_deadline_ns(self) -> int:
+        """When `handle_timer` wants to be called next."""
+        if self._ending_at_ns is not None:
+            return self._ending_at_ns + END_OF_SESSION_AT_NS[min(self._ends_sent, 3)]
+        deadline_ns = self.packets.next_deadline_ns()
+        publication_ns = self.publication.next_deadline_ns()
+        return deadline_ns if publication_ns is None else min(deadline_ns, publication_ns)
+
+    def handle_timer(self, now_ns: int) -> list[Datagram]:
+        """Paced images, heartbeats and ends of session that are due."""
+        if len(self.publication):
+            self.begin_input(now_ns)
+        datagrams = self.flush(now_ns)
+        if self._ending_at_ns is None:
+            return datagrams + self.packets.heartbeats(now_ns)
+        while not self.ended and now_ns >= self.next_deadline_ns():
+            datagrams += self.packets.ends_of_session(now_ns)
+            self._ends_sent += 1
+        return datagrams
+
+    def end_session(self, now_ns: int) -> list[Datagram]:
+        """Begins the orderly end: ends of session follow from `handle_timer` until `ended`."""
+        self.begin_input(now_ns)
+        self._ending_at_ns = now_ns
+        return self.flush(now_ns)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last end of session was handed out."""
+        return self._ends_sent >= len(END_OF_SESSION_AT_NS)
+
+    def counters(self) -> Iterator[tuple[str, int]]:
+        """(name, value) of the plain counters, for scrapes."""
+        for name in (
+            "deltas_applied",
+            "deltas_dropped",
+            "snapshots_applied",
+            "books_diverged",
+            "books_gone_stale",
+            "refused_tickers",
+            "trades",
+            "tickers",
+            "stale_books",
+            "unready_books",
+        ):
+            yield name, getattr(self, name)
+        yield "books", len(self.entries)
+        yield "inputs", self.g
+
+
+def acceptable_ticker(ticker: str) -> bool:
+    """Whether a ticker is non-empty and at most `TICKER_MAX_BYTES` of UTF-8."""
+    if not ticker or len(ticker) > TICKER_MAX_BYTES:
+        return False
+    return ticker.isascii() or len(ticker.encode(errors="replace")) <= TICKER_MAX_BYTES
+
+
+def cut_text(text: str) -> str:
+    """`text` cut to `TEXT_FIELD_MAX_BYTES` of UTF-8."""
+    return text.encode(errors="replace")[:TEXT_FIELD_MAX_BYTES].decode(errors="ignore")
