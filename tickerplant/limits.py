@@ -38,6 +38,8 @@ IMAGE_DATAGRAMS_PER_SECOND = 2_000
 """Pace of full images, resyncs and stale notices; the rest waits in the publish queue, one entry a book."""
 IMAGE_BURST_DATAGRAMS = 64
 """Datagrams of that kind that may go out at once: fits a default receive buffer."""
+NOTICES_MAX = 1_000_000
+"""Status messages about markets without book that wait for the pace; more are dropped and counted."""
 HEARTBEAT_AFTER_DATA_NS = (10_000_000, 50_000_000, 250_000_000)
 HEARTBEAT_INTERVAL_NS = 1_000_000_000
 END_OF_SESSION_AT_NS = (0, 10_000_000, 50_000_000, 250_000_000)
@@ -65,11 +67,29 @@ SOCKET_SILENCE_NS = 25_000_000_000
 """No frame of any kind (pong included) for so long: the socket is dead, reconnect."""
 SUBSCRIPTION_SILENCE_NS = 30_000_000_000
 """No frame on a sid for so long: it is probed; no answer means resubscribe."""
+SUBSCRIPTION_RETRY_NS = 1_000_000_000
+"""A subscription that ends again and again is asked for once in so long."""
+REFUSED_COMMAND_RETRY_NS = 1_000_000_000
+MARKET_LIMIT_RETRY_NS = 30_000_000_000
+"""After error 26 (too many markets) the command is tried again so much later, without end."""
 RECONNECT_BASE_NS = 250_000_000
 RECONNECT_CAP_NS = 30_000_000_000
 """Back-off doubles with jitter up to this cap; it never gives up."""
 CONNECTIONS_MAX = 10
 """WebSocket connections per plant; the exchange's demo refuses the eleventh."""
+CONNECT_TIMEOUT_S = 10
+"""Name look-up, TCP, TLS and upgrade of one connection together; then the attempt has failed."""
+CONNECT_ATTEMPTS_AT_START = 8
+"""Failed attempts in a row before the first connection of all is up: ExchangeUnavailableError. Later: no bound."""
+CONNECTION_STABLE_NS = 60_000_000_000
+"""A connection that stayed up so long starts the back-off anew."""
+SOCKET_DRAIN_TIMEOUT_S = 2
+"""How long a closed connection may take to go before it is left to the kernel."""
+TCP_KEEPALIVE_IDLE_S = 15
+TCP_KEEPALIVE_INTERVAL_S = 5
+TCP_KEEPALIVE_PROBES = 3
+TCP_UNACKNOWLEDGED_MS = 30_000
+"""Sent bytes that stay unacknowledged for so long: the kernel ends the connection."""
 UNKNOWN_NAMES_COUNTED = 256
 """Distinct unknown message types or error codes counted by name; later ones share the name `other`."""
 
@@ -81,6 +101,53 @@ REST_ATTEMPTS = 6
 REST_PAGES_MAX = 2_000
 """Pages of one cursor walk; more means a cursor that does not end: ExchangeError."""
 REST_REQUESTS_PER_SECOND = 15
+"""Pace when the account's own limits cannot be read; a request beyond the pace waits for its token."""
+REST_REQUEST_COST = 10
+"""Tokens one read costs by default; the account's limits are told in tokens."""
+REST_CONNECTIONS_MAX = 4
+"""TCP connections of one REST client; further requests wait for one."""
+REST_BACKOFF_BASE_NS = 250_000_000
+REST_BACKOFF_CAP_NS = 8_000_000_000
+REST_PAGE_ITEMS = 1_000
+"""Markets or trades asked per page (the exchange's own maximum; 1001 is refused)."""
+REST_EVENT_PAGE_ITEMS = 200
+REST_TICKERS_PER_REQUEST = 100
+REST_TICKERS_PER_REQUEST_BYTES = 4_000
+"""Tickers in one query string, by count and bytes; more are asked in several requests."""
+REST_ERROR_TEXT_MAX_CHARACTERS = 200
+"""Of an error text of the exchange so many characters are shown; the rest is cut."""
+CLOCK_OFFSET_TOLERATED_NS = 2_000_000_000
+"""A refused time stamp with a smaller clock offset was a slow request and is sent again; beyond: ClockSkewError."""
+KEY_FILE_MAX_BYTES = 64 * 1024
+"""A larger key file is refused unread: it is no PEM key."""
+
+# --- market directory -----------------------------------------------------------------------------
+SUBSCRIBE_LEAD_NS = 1_000_000_000
+"""A market is subscribed so long before it opens."""
+FINISHED_GRACE_NS = 60_000_000_000
+"""A closed or determined market stays subscribed so long, in case it re-opens."""
+SETTLED_KEEP_NS = 600_000_000_000
+FINISHED_KEEP_NS = 7 * 86_400 * 1_000_000_000
+"""A settled, or a finished but never settled, market is forgotten after so long."""
+REST_LAG_NS = 5_000_000_000
+"""REST may lag the lifecycle channel: a read sent earlier than this after an event only fills what is unknown."""
+EVENT_WAIT_NS = 2_000_000_000
+"""An unknown event is looked up if `event_lifecycle` has not named its series within this time."""
+EVENT_LOOK_UP_REPEAT_NS = 60_000_000_000
+EVENT_LOOK_UPS_MAX = 3
+"""Look-ups of one event without answer; then its undecided markets are dropped, counted."""
+EVENTS_KNOWN_MAX = 200_000
+"""Events whose series is remembered; the oldest makes room and would be looked up again."""
+UNDECIDED_MARKETS_MAX = 50_000
+"""Markets waiting for their event's series; more are refused and counted."""
+UNKNOWN_MARKETS_MAX = 10_000
+"""Markets seen in a lifecycle frame before they were known, waiting for their look-up; more are counted."""
+LOOK_UP_ATTEMPTS = 5
+"""Tries of one look-up while the exchange says it does not exist (it may lag); then it is reported missing."""
+PRICE_BANDS_MAX = 16
+"""Price bands of one market; more are refused (none published) and counted."""
+SHORT_TEXT_MAX_BYTES = 64
+"""Structure name, strike type, strike and result of a market; longer is refused (left empty) and counted."""
 
 # --- subscriber -----------------------------------------------------------------------------------
 REORDER_WAIT_NS = 1_000_000
@@ -94,6 +161,104 @@ SUBSCRIBER_QUEUE_MESSAGES = 65_536
 SUBSCRIBER_RECEIVE_BUFFER_BYTES = 4 * 1024 * 1024
 DATAGRAMS_PER_DRAIN = 512
 """Datagrams read in one go before the loop runs other work."""
+MESSAGES_PER_TURN = 256
+"""Messages that `async for` hands out before the loop runs other work, the sockets first."""
+PLANTS_MAX = 16
+"""Plants (publisher, partition) followed on one set of groups; datagrams of further ones are refused, counted."""
+TICKER_MATCHES_MAX = 500_000
+"""Tickers whose match with the patterns is remembered; at the bound all are forgotten and matched anew."""
+REFUSED_EVENT_INTERVAL_NS = 1_000_000_000
+"""Least time between two events about refused datagrams of one kind; all are counted."""
+KERNEL_DROPS_READ_INTERVAL_NS = 5_000_000
+"""Least time between two looks at the kernel's drop counters; a gap in between takes the last ones read."""
+UDP_TABLE_MAX_BYTES = 4 * 1024 * 1024
+"""How much of the kernel's socket table is read; sockets beyond it show no drops."""
+CALLBACK_ERROR_LOG_INTERVAL_NS = 1_000_000_000
+"""Least time between two logged exceptions of a strategy that goes on after them; all are counted."""
+
+# --- daemon ---------------------------------------------------------------------------------------
+PUBLISH_SEND_BUFFER_BYTES = 4 * 1024 * 1024
+"""Asked of the kernel per socket; what does not fit is lost (EAGAIN), counted and left to repair."""
+STATE_FILE_MAX_BYTES = 4_096
+"""A larger session file is not ours: it is not read, and the clock alone gives the session."""
+WATCHED_DATAGRAMS_MAX = 1_024
+"""Datagrams of our own status group looked at per second for a newer plant; the rest waits in the kernel."""
+TIMER_WAIT_MAX_NS = 1_000_000_000
+"""The loop timer fires at least so often, whatever the clock did."""
+CLOCK_STEP_NS = 50_000_000
+"""A wall clock that is ahead of ours by more than this is adopted at once; smaller offsets are slewed."""
+CLOCK_SLEW_DIVISOR = 20
+"""How fast a clock that is ahead of the wall clock gives way: 1/20, i.e. 50 ms per second."""
+LOOK_UPS_AT_ONCE = 4
+"""REST look-ups of single markets and events under way; further ones wait."""
+LOOK_UPS_WAITING_MAX = 50_000
+"""Look-ups that wait; at the bound further ones are dropped, counted, and all markets are read anew."""
+REFRESH_INTERVAL_S = 600
+"""How often all chosen markets are read anew, in case a lifecycle frame was missed unseen."""
+REFRESH_SPACING_S = 10
+"""Least time between two readings of all markets, whatever asks for them."""
+MISSING_TICKERS_SHOWN = 20
+"""Missing markets named in one log line; the others are only counted."""
+
+# --- operator's shell -----------------------------------------------------------------------------
+CONFIG_FILE_MAX_BYTES = 1024 * 1024
+"""A larger configuration file is refused."""
+LOG_REPEAT_NS = 1_000_000_000
+"""One warning per event name in this time; the others are counted in the next one's `suppressed`."""
+LOG_EVENT_NAMES_MAX = 512
+"""Event names whose rate is limited each on its own; further names share one limit."""
+LOG_TEXT_MAX_CHARACTERS = 16_384
+"""A longer text is cut in the log, and says so."""
+LOG_VALUE_DEPTH_MAX = 6
+"""Nesting of a logged value that is searched for secrets; what lies deeper is not logged."""
+METRIC_SERIES_MAX = 2_000
+"""Label combinations of one metric in one scrape; further ones are left out and counted."""
+METRICS_BACKLOG = 16
+METRICS_KEEPALIVE_S = 75
+HEARD_DATAGRAMS_MAX = 4_096
+"""Datagrams read while listening on the groups before the start; the verdict is then made from these."""
+HEARD_SENDERS_MAX = 256
+"""Distinct (group, sender, session) of those that are remembered; further ones are ignored."""
+CLOCK_OFFSET_WARN_NS = 1_000_000_000
+"""Difference between our clock and the exchange's beyond which `doctor` warns."""
+NETWORK_PROBE_TIMEOUT_S = 5
+"""One check of `doctor` that waits for the network; then it fails."""
+OPEN_FILES_WANTED = 1_024
+"""Open files the plant may need; `doctor` warns below it."""
+STATE_FREE_WANTED_BYTES = 1024**3
+"""Free space in the state directory below which `doctor` warns."""
+STATE_FREE_MIN_BYTES = 64 * 1024**2
+"""Free space in the state directory below which `doctor` fails."""
+
+# --- simulated exchange ---------------------------------------------------------------------------
+SIM_MARKETS_MAX = 100_000
+"""Markets of the generator; a larger number is a configuration error."""
+SIM_TRADES_KEPT = 100_000
+"""Newest trades that REST can list; older ones are forgotten."""
+SIM_SETTLED_MARKETS_KEPT = 1_000
+"""Settled markets still listed; the oldest is then removed from every endpoint."""
+SIM_COMMAND_MAX_BYTES = 4 * 1024 * 1024
+"""One command of a client; a longer one closes the connection with code 1009."""
+SIM_SUBSCRIPTION_BUFFER_FRAMES = 65_536
+"""Frames waiting for a slow client per subscription; at the bound it ends with error 25."""
+SIM_OUTBOX_FRAMES = 1_000_000
+"""Frames of any kind waiting for one connection; at the bound it is reset."""
+SIM_WRITE_BUFFER_BYTES = 1024 * 1024
+"""Bytes in a transport above which the connection counts as slow and its frames wait in the subscriptions."""
+SIM_TICKS_PER_WAKE = 100
+"""Ticks made up in one go when the process was held up; further ones are skipped and counted."""
+SIM_FAULTS_WAITING = 1_024
+"""Faults waiting for the next frame of one subscription, and entries of a fault script; more are refused."""
+SIM_FLOOD_ACTIONS_MAX = 1_000_000
+"""Order actions of one flood."""
+SIM_REPLAY_MAX_BYTES = 512 * 1024 * 1024
+"""Size of a capture that is replayed; a larger one is refused."""
+SIM_REPLAY_FRAMES_PER_TICK = 2_000
+"""Recorded frames sent to one client in one tick, whatever the speed."""
+SIM_HANDSHAKE_TIMEOUT_S = 10
+"""A TCP connection that has not finished its upgrade by then is closed."""
+SIM_RATE_LIMITED_KEYS = 1_024
+"""Token buckets kept; at the bound the oldest is forgotten."""
 
 assert HEADER_BYTES + BODY_MAX_BYTES + TRAILER_BYTES == DATAGRAM_MAX_BYTES
 assert SOCKET_SILENCE_NS > 2 * PING_INTERVAL_NS
@@ -101,3 +266,12 @@ assert STREAM_DEAD_NS > 2 * HEARTBEAT_INTERVAL_NS
 assert list(HEARTBEAT_AFTER_DATA_NS) == sorted(HEARTBEAT_AFTER_DATA_NS)
 assert HEARTBEAT_AFTER_DATA_NS[-1] < HEARTBEAT_INTERVAL_NS
 assert RECONNECT_BASE_NS < RECONNECT_CAP_NS
+assert REST_BACKOFF_BASE_NS < REST_BACKOFF_CAP_NS
+assert REST_TICKERS_PER_REQUEST_BYTES > TICKER_MAX_BYTES
+assert SETTLED_KEEP_NS > FINISHED_GRACE_NS > SUBSCRIBE_LEAD_NS
+assert FINISHED_KEEP_NS > FINISHED_GRACE_NS
+# MarketInfo: three tickers, four short texts, the bands, six numbers and their msgpack headers.
+assert (
+    3 * (TICKER_MAX_BYTES + 3) + 4 * (SHORT_TEXT_MAX_BYTES + 3) + PRICE_BANDS_MAX * 10 + 6 * 9 + 16
+    < BODY_MAX_BYTES
+)

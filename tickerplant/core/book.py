@@ -17,7 +17,7 @@ Level = tuple[int, int]
 class Book:
     """The levels of one market. `bids` and `asks` are read-only for callers; absent sides read as 0."""
 
-    __slots__ = ("_ask_prices", "_bid_prices", "asks", "bids")
+    __slots__ = ("_ask_prices", "_bid_prices", "asks", "best_moved", "bids")
 
     def __init__(self, bids: Iterable[Level] = (), asks: Iterable[Level] = ()) -> None:
         self.load(bids, asks)
@@ -28,6 +28,7 @@ class Book:
         self.asks: dict[int, int] = dict(asks)
         self._bid_prices = sorted(self.bids)
         self._ask_prices = sorted(self.asks)
+        self.best_moved = True
 
     def clear(self) -> None:
         """Forgets all levels."""
@@ -36,12 +37,17 @@ class Book:
     def apply(self, side: int, price_e4: int, delta_e2: int) -> int:
         """Adds `delta_e2` to a level (side 0 bid, 1 ask) and returns its new size; 0 means the level is gone.
 
-        Returns -1, with the book unchanged, if the level would fall below zero.
+        Returns -1, with the book unchanged, if the level would fall below zero. `best_moved` then says whether the
+        change was at or beyond the best of its side, so that its price or size moved.
         """
         if side:
-            levels, prices = self.asks, self._ask_prices
+            levels = self.asks
+            prices = self._ask_prices
+            self.best_moved = not prices or price_e4 <= prices[0]
         else:
-            levels, prices = self.bids, self._bid_prices
+            levels = self.bids
+            prices = self._bid_prices
+            self.best_moved = not prices or price_e4 >= prices[-1]
         old_e2 = levels.get(price_e4, 0)
         size_e2 = old_e2 + delta_e2
         if size_e2 > 0:
@@ -99,14 +105,6 @@ class Book:
             ask_e4 = ask_prices[0]
             return bid_e4, bid_size_e2, ask_e4, self.asks[ask_e4]
         return bid_e4, bid_size_e2, 0, 0
-
-    def moves_best(self, side: int, price_e4: int) -> bool:
-        """Whether a change at `price_e4`, not yet applied, touches the best of its side (price or size)."""
-        if side:
-            prices = self._ask_prices
-            return not prices or price_e4 <= prices[0]
-        prices = self._bid_prices
-        return not prices or price_e4 >= prices[-1]
 
     def depth(self, count: int) -> tuple[list[Level], list[Level]]:
         """The `count` best (price_e4, size_e2) of bids and of asks, best first."""

@@ -20,7 +20,8 @@ from tickerplant.limits import BODY_MAX_BYTES, HEARTBEAT_AFTER_DATA_NS, HEARTBEA
 Datagram = tuple[int, bytes]
 """(stream, datagram)"""
 
-_ROOM_BYTES = BODY_MAX_BYTES - 3
+PACKET_ROOM_BYTES = BODY_MAX_BYTES - 3
+"""Of a body, less its array header."""
 assert SCHEMA == 1
 
 
@@ -53,7 +54,7 @@ class StreamPackets:
     def append(self, message: AnyMessage, estimated_bytes: int) -> None:
         """Adds a message that takes about `estimated_bytes`; closes the packet first if it would not fit."""
         total = self.estimated_bytes + estimated_bytes
-        if total > _ROOM_BYTES and self.messages:
+        if total > PACKET_ROOM_BYTES and self.messages:
             self.close()
             total = estimated_bytes
         self.messages.append(message)

@@ -9,6 +9,7 @@ from collections import deque
 from tickerplant.core.book import Book, Level, level_changes
 from tickerplant.core.books import BookEntry
 from tickerplant.core.messages import (
+    AnyMessage,
     Bbo,
     BookClear,
     BookLevels,
@@ -24,11 +25,14 @@ from tickerplant.limits import (
     BOOK_LEVELS_PER_PART,
     IMAGE_BURST_DATAGRAMS,
     IMAGE_DATAGRAMS_PER_SECOND,
+    NOTICES_MAX,
 )
 
 _BYTES_PER_SECOND = IMAGE_DATAGRAMS_PER_SECOND * BODY_MAX_BYTES
 _BURST_BYTES = IMAGE_BURST_DATAGRAMS * BODY_MAX_BYTES
 _LEVEL_BYTES = 14
+NOTICE_BYTES = 160
+"""Typical bytes of a `MarketInfo`."""
 _SECOND_NS = 1_000_000_000
 
 
@@ -38,16 +42,25 @@ class Publication:
     def __init__(self, packets: Packets, now_ns: int) -> None:
         self.packets = packets
         self._queue: deque[BookEntry] = deque()
+        self._notices: deque[AnyMessage] = deque()
         self._allowance_bytes = _BURST_BYTES
         self._allowance_at_ns = now_ns
         self.images = 0
         self.resyncs = 0
         self.resync_levels = 0
         self.stale_notices = 0
+        self.notices_dropped = 0
 
     def __len__(self) -> int:
-        """Entries that wait."""
-        return len(self._queue)
+        """Entries and notices that wait."""
+        return len(self._queue) + len(self._notices)
+
+    def enqueue_notice(self, message: AnyMessage) -> None:
+        """Lets a status message about a market without book wait; past `NOTICES_MAX` it is dropped and counted."""
+        if len(self._notices) < NOTICES_MAX:
+            self._notices.append(message)
+        else:
+            self.notices_dropped += 1
 
     def enqueue(self, entry: BookEntry) -> None:
         """Lets an entry wait for publication; once at most."""
@@ -57,14 +70,14 @@ class Publication:
 
     def next_deadline_ns(self) -> int | None:
         """When the queue may go on; None while it is empty."""
-        if not self._queue:
+        if not self._queue and not self._notices:
             return None
         short_bytes = max(0, BODY_MAX_BYTES - self._allowance_bytes)
         return self._allowance_at_ns + short_bytes * _SECOND_NS // _BYTES_PER_SECOND + 1
 
     def publish_due(self, g: int, now_ns: int) -> int:
         """Publishes waiting entries as far as the pace allows; returns how many came in step with LIVE books."""
-        if not self._queue:
+        if not self._queue and not self._notices:
             return 0
         elapsed_ns = max(0, now_ns - self._allowance_at_ns)
         allowance = min(
@@ -74,8 +87,12 @@ class Publication:
         while self._queue and allowance >= BODY_MAX_BYTES:
             entry = self._queue.popleft()
             entry.queued = False
+            was_in_sync = entry.in_sync
             allowance -= self._publish(entry, g, now_ns)
-            synced += entry.in_sync
+            synced += entry.in_sync and not was_in_sync
+        while self._notices and allowance >= BODY_MAX_BYTES:
+            self.packets.status.append_measured(self._notices.popleft())
+            allowance -= NOTICE_BYTES
         self._allowance_bytes = allowance
         self._allowance_at_ns = now_ns
         return synced
@@ -83,7 +100,7 @@ class Publication:
     def _publish(self, entry: BookEntry, g: int, now_ns: int) -> int:
         """Publishes what subscribers lack of one entry and returns its bytes, estimated."""
         spent = self._tell_market(entry)
-        if entry.state is BookState.LIVE:
+        if entry.live and not entry.in_sync:
             if entry.mirror is None:
                 spent += self._publish_image(entry, g, now_ns)
             else:
@@ -102,7 +119,7 @@ class Publication:
         if entry.info is not None and not entry.info_told:
             self.packets.status.append_measured(entry.info)
             entry.info_told = True
-            spent += entry.message_bytes
+            spent += NOTICE_BYTES
         if entry.market_state is not None and not entry.market_state_told:
             self.packets.status.append_measured(entry.market_state)
             entry.market_state_told = True

@@ -1,0 +1,55 @@
+# Needs only python3 >= 3.11 with venv, and make. Everything is installed into .venv from the project's own files.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find tickerplant feeds subscribers config -type f -not -path '*/__pycache__/*' 2>/dev/null)
+ARGS ?=
+
+.PHONY: help install demo test lint types bench soak fuzz clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed ## install the package and its tools into .venv
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=/path/to/python3")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.dependencies: $(VENV)/.python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip hatchling editables
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt '.[daemon,dev]'
+	@touch $@
+
+# The package itself is installed as a wheel, not editable, so that tests see what users get.
+$(VENV)/.installed: $(VENV)/.dependencies $(SOURCES) README.md LICENSE
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall .
+	@touch $@
+
+demo: $(VENV)/.installed ## simulated exchange, plant and live view; ARGS='--for 10s' prints a summary instead
+	@$(BIN)/tickerplant demo $(ARGS)
+
+test: $(VENV)/.installed ## run the tests against the installed package; ARGS goes to pytest
+	$(BIN)/pytest $(ARGS)
+
+lint: $(VENV)/.installed types ## ruff (format and rules), import contracts, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/.installed ## mypy, strict
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed ## messages per second and latency percentiles beside a reference of the same run
+	@$(BIN)/tickerplant bench $(ARGS)
+
+soak: $(VENV)/.installed ## ten minutes of simulated flow with every fault; ARGS='--for 30s' is the short run
+	@$(BIN)/python tests/soak/soak.py $(ARGS)
+
+fuzz: $(VENV)/.installed ## a million frames and a million datagrams of garbage
+	@$(BIN)/python tests/fuzz/fuzz.py $(ARGS)
+
+clean: ## remove what make made
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
