@@ -9,8 +9,10 @@
      +-- CredentialsError            key missing, unreadable or of the wrong type  exit 2
      +-- ExchangeError               the exchange refused or broke its protocol    exit 1
      |    +-- ObsoleteFormatError    frames of the format before 2026-03-12
+     |    +-- NotFoundError          REST says 404: no such market, event or series
      +-- NetworkSetupError           interface, port or multicast group unusable   exit 1
      |    +-- GroupOccupiedError     foreign protocol or another plant on a group
+     +-- StateDirectoryError         unusable, or held by another plant            exit 1
      +-- FixedPointError             a decimal string that cannot be held exactly
      +-- WireError                   a datagram that is not valid KTP/1
           +-- ForeignDatagramError, TruncatedDatagramError, UnsupportedVersionError,
@@ -67,12 +69,20 @@ class ObsoleteFormatError(ExchangeError):
     """Frames of the format before 2026-03-12 (integer cents): refused, never misread."""
 
 
+class NotFoundError(ExchangeError):
+    """The exchange knows no such market, event or series (yet: 404 may follow a creation for a moment)."""
+
+
 class NetworkSetupError(TickerplantError):
     """An interface, port or multicast group cannot be used."""
 
 
 class GroupOccupiedError(NetworkSetupError):
     """A multicast group already carries another plant or a foreign protocol."""
+
+
+class StateDirectoryError(TickerplantError):
+    """The state directory cannot be used, or another plant holds it."""
 
 
 class FixedPointError(TickerplantError):

@@ -38,6 +38,8 @@ IMAGE_DATAGRAMS_PER_SECOND = 2_000
 """Pace of full images, resyncs and stale notices; the rest waits in the publish queue, one entry a book."""
 IMAGE_BURST_DATAGRAMS = 64
 """Datagrams of that kind that may go out at once: fits a default receive buffer."""
+IMAGE_RESUME_DATAGRAMS = 8
+"""A queue that has used up its pace waits until so many may go: full datagrams instead of many small ones."""
 NOTICES_MAX = 1_000_000
 """Status messages about markets without book that wait for the pace; more are dropped and counted."""
 HEARTBEAT_AFTER_DATA_NS = (10_000_000, 50_000_000, 250_000_000)
@@ -120,6 +122,12 @@ CLOCK_OFFSET_TOLERATED_NS = 2_000_000_000
 """A refused time stamp with a smaller clock offset was a slow request and is sent again; beyond: ClockSkewError."""
 KEY_FILE_MAX_BYTES = 64 * 1024
 """A larger key file is refused unread: it is no PEM key."""
+REFRESH_PAGE_ITEMS = 200
+"""Markets per page of a refresh while the plant runs: decoding one page holds it up for about a millisecond."""
+REFRESH_OVERLAP_NS = 60_000_000_000
+"""A refresh asks for changes since so long before the last one, for clocks that differ."""
+DISCOVERY_NAMES_SHOWN = 10
+"""Names that an error about missing markets lists; it counts the others."""
 
 # --- market directory -----------------------------------------------------------------------------
 SUBSCRIBE_LEAD_NS = 1_000_000_000
@@ -185,20 +193,20 @@ WATCHED_DATAGRAMS_MAX = 1_024
 """Datagrams of our own status group looked at per second for a newer plant; the rest waits in the kernel."""
 TIMER_WAIT_MAX_NS = 1_000_000_000
 """The loop timer fires at least so often, whatever the clock did."""
-CLOCK_STEP_NS = 50_000_000
-"""A wall clock that is ahead of ours by more than this is adopted at once; smaller offsets are slewed."""
 CLOCK_SLEW_DIVISOR = 20
 """How fast a clock that is ahead of the wall clock gives way: 1/20, i.e. 50 ms per second."""
 LOOK_UPS_AT_ONCE = 4
 """REST look-ups of single markets and events under way; further ones wait."""
+LOOK_UPS_PER_BATCH = 100
+"""Look-ups answered together; a missing one among them holds up the others of its batch for some seconds."""
+RECORDS_PER_INPUT = 200
+"""Markets handed to the feed in one go; the loop runs other work between two."""
 LOOK_UPS_WAITING_MAX = 50_000
 """Look-ups that wait; at the bound further ones are dropped, counted, and all markets are read anew."""
 REFRESH_INTERVAL_S = 600
 """How often all chosen markets are read anew, in case a lifecycle frame was missed unseen."""
 REFRESH_SPACING_S = 10
 """Least time between two readings of all markets, whatever asks for them."""
-MISSING_TICKERS_SHOWN = 20
-"""Missing markets named in one log line; the others are only counted."""
 
 # --- operator's shell -----------------------------------------------------------------------------
 CONFIG_FILE_MAX_BYTES = 1024 * 1024

@@ -90,13 +90,16 @@ class ConnectionCommands:
             self._reset_books()
 
     def complete(self) -> bool:
-        """Whether every channel that was not refused is subscribed, with all its books."""
-        idle = any(
-            s.state in (SubscriptionState.IDLE, SubscriptionState.REQUESTED)
-            and (s is not self.books or self.desired_books)
-            for s in self.subscriptions.values()
+        """Whether every unfiltered channel that was not refused is subscribed.
+
+        The books' own subscription does not count: books that are missing or stale say so themselves, and a new market
+        must not look like a lost connection.
+        """
+        return not any(
+            subscription.state in (SubscriptionState.IDLE, SubscriptionState.REQUESTED)
+            for subscription in self.subscriptions.values()
+            if subscription is not self.books
         )
-        return not idle and not self._to_add
 
     def probe(self, subscription: Subscription) -> None:
         """Asks whether a silent subscription still lives."""

@@ -5,11 +5,13 @@ the official AsyncAPI, so that a renamed field is loud. The fields of the format
 `count`, `yes`, ... as integers) are recognised by `obsolete_fields`.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 BookSide = Literal["yes", "no"]
+Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=2**43)]
+"""Unix time in ms, to the year 2248; a value beyond it makes a frame unusable."""
 Levels = tuple[tuple[str, str], ...]
 
 
@@ -28,7 +30,7 @@ class DeltaBody(msgspec.Struct, gc=False, frozen=True):
     price_dollars: str
     delta_fp: str
     side: BookSide
-    ts_ms: int = 0
+    ts_ms: Milliseconds = 0
     ts: str | int | None = None
 
 
@@ -46,7 +48,7 @@ class TickerBody(msgspec.Struct, gc=False, frozen=True):
     yes_bid_size_fp: str
     yes_ask_size_fp: str
     last_trade_size_fp: str
-    ts_ms: int = 0
+    ts_ms: Milliseconds = 0
     ts: str | int | None = None
 
 
@@ -61,7 +63,7 @@ class TradeBody(msgspec.Struct, gc=False, frozen=True):
     taker_outcome_side: BookSide | None = None
     taker_side: BookSide | None = None
     is_block_trade: bool = False
-    ts_ms: int = 0
+    ts_ms: Milliseconds = 0
     ts: str | int | None = None
 
 

@@ -13,10 +13,10 @@ from tickerplant.core.fixedpoint import PRICE_TEXTS, SIZE_TEXTS, parse_price_e4
 from tickerplant.core.messages import Side
 from tickerplant.core.plant import Plant
 from tickerplant.errors import FixedPointError
-from tickerplant.limits import PRICE_E4_MAX, SIZE_E2_MAX
-from tickerplant_kalshi.messages import DeltaBody, Levels, SnapshotBody, TickerBody, TradeBody
+from tickerplant.limits import FIXEDPOINT_CACHE_ENTRIES, PRICE_E4_MAX, SIZE_E2_MAX
+from tickerplant_kalshi.messages import Levels, SnapshotBody, TickerBody, TradeBody
 
-_MILLISECOND_NS = 1_000_000
+MILLISECOND_NS = 1_000_000
 _SECOND_NS = 1_000_000_000
 _INT64_MAX = 2**63 - 1
 
@@ -24,7 +24,7 @@ _INT64_MAX = 2**63 - 1
 def event_time_ns(ts_ms: int, ts: str | int | None) -> int:
     """`ts_ms`, else the deprecated `ts` (seconds, or RFC 3339 with 0-9 fractional digits), else 0, in ns."""
     if ts_ms:
-        time_ns = ts_ms * _MILLISECOND_NS
+        time_ns = ts_ms * MILLISECOND_NS
     elif isinstance(ts, int):
         time_ns = ts * _SECOND_NS
     else:
@@ -44,48 +44,48 @@ def rfc3339_ns(text: str) -> int:
         return 0
 
 
+class SidePrices(dict[str, int]):
+    """Price texts of one side as YES prices in 1e-4 dollar, remembered: `prices[text]`.
+
+    Bounded by `FIXEDPOINT_CACHE_ENTRIES`; when full it is emptied. Raises `FixedPointError` for a text that is
+    malformed, inexact or not strictly between 0 and 1 dollar.
+    """
+
+    def __init__(self, *, flip: bool) -> None:
+        super().__init__()
+        self._flip = flip
+
+    def __missing__(self, text: str) -> int:
+        price_e4 = parse_price_e4(text)
+        if not 0 < price_e4 < PRICE_E4_MAX:
+            raise FixedPointError(f"price {text} is not between 0 and 1 dollar")
+        if self._flip:
+            price_e4 = PRICE_E4_MAX - price_e4
+        if len(self) >= FIXEDPOINT_CACHE_ENTRIES:
+            self.clear()
+        self[text] = price_e4
+        return price_e4
+
+
 class Normaliser:
-    """Applies exchange bodies of one price convention to the plant."""
+    """Applies exchange bodies of one price convention to the plant.
+
+    `sides` is what the hot path of deltas looks up: `"yes"` or `"no"` -> (side, prices of that side).
+    """
 
     def __init__(self, plant: Plant, *, use_yes_price: bool) -> None:
         self._plant = plant
-        self._use_yes_price = use_yes_price
-
-    def apply_delta(self, entry: BookEntry, body: DeltaBody) -> bool:
-        """One `orderbook_delta`; False if it contradicts the book. Raises `FixedPointError`."""
-        price_e4 = PRICE_TEXTS[body.price_dollars]
-        delta_e2 = SIZE_TEXTS[body.delta_fp]
-        if body.side == "yes":
-            side = 0
-        else:
-            side = 1
-            if not self._use_yes_price:
-                price_e4 = PRICE_E4_MAX - price_e4
-        if not 0 < price_e4 < PRICE_E4_MAX or not -SIZE_E2_MAX <= delta_e2 <= SIZE_E2_MAX:
-            raise FixedPointError(f"level {body.price_dollars} by {body.delta_fp} is out of range")
-        ts_ms = body.ts_ms
-        usual = 0 < ts_ms < 2**43
-        ts_event_ns = ts_ms * _MILLISECOND_NS if usual else event_time_ns(ts_ms, body.ts)
-        return self._plant.apply_delta(entry, side, price_e4, delta_e2, ts_event_ns)
+        yes, no = SidePrices(flip=False), SidePrices(flip=not use_yes_price)
+        self.sides: dict[str, tuple[int, SidePrices]] = {
+            "yes": (int(Side.BID), yes),
+            "no": (int(Side.ASK), no),
+        }
 
     def apply_snapshot(self, entry: BookEntry, body: SnapshotBody) -> None:
         """One `orderbook_snapshot`; an absent side is empty. Raises `FixedPointError`."""
-        bids = self._levels(body.yes_dollars_fp, flip=False)
-        asks = self._levels(body.no_dollars_fp, flip=not self._use_yes_price)
+        bids = _levels(body.yes_dollars_fp, self.sides["yes"][1])
+        asks = _levels(body.no_dollars_fp, self.sides["no"][1])
         self._plant.apply_snapshot(entry, bids, asks)
-
-    def _levels(self, levels: Levels, *, flip: bool) -> list[Level]:
-        parsed: dict[int, int] = {}
-        for price_text, size_text in levels:
-            price_e4, size_e2 = PRICE_TEXTS[price_text], SIZE_TEXTS[size_text]
-            if flip:
-                price_e4 = PRICE_E4_MAX - price_e4
-            if not 0 < price_e4 < PRICE_E4_MAX or not 0 <= size_e2 <= SIZE_E2_MAX:
-                raise FixedPointError(f"level {price_text} of {size_text} is out of range")
-            if price_e4 in parsed:
-                raise FixedPointError(f"level {price_text} stands twice in one snapshot")
-            parsed[price_e4] = size_e2
-        return [level for level in parsed.items() if level[1]]
 
     def publish_trade(self, body: TradeBody) -> None:
         """One `trade`. Raises `FixedPointError`, also where the taker's side is missing."""
@@ -151,3 +151,15 @@ class Normaliser:
             last_size_e2,
             *dollars,
         )
+
+
+def _levels(levels: Levels, prices: SidePrices) -> list[Level]:
+    parsed: dict[int, int] = {}
+    for price_text, size_text in levels:
+        price_e4, size_e2 = prices[price_text], SIZE_TEXTS[size_text]
+        if not 0 <= size_e2 <= SIZE_E2_MAX:
+            raise FixedPointError(f"level {price_text} of {size_text} is out of range")
+        if price_e4 in parsed:
+            raise FixedPointError(f"level {price_text} stands twice in one snapshot")
+        parsed[price_e4] = size_e2
+    return [level for level in parsed.items() if level[1]]

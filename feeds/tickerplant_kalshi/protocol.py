@@ -16,6 +16,7 @@ from typing import Protocol
 import msgspec
 
 from tickerplant.core.books import BookEntry
+from tickerplant.core.fixedpoint import SIZE_TEXTS
 from tickerplant.core.messages import GapCause, StaleReason, Stream
 from tickerplant.core.plant import Plant
 from tickerplant.core.sequence import DUPLICATE
@@ -38,7 +39,7 @@ from tickerplant_kalshi.messages import (
     TradeFrame,
     obsolete_fields,
 )
-from tickerplant_kalshi.normalise import Normaliser
+from tickerplant_kalshi.normalise import MILLISECOND_NS, Normaliser, event_time_ns
 from tickerplant_kalshi.replies import ReplyRules
 from tickerplant_kalshi.subscriptions import (
     BOOK_CHANNEL,
@@ -92,7 +93,7 @@ class FeedConnection:
         self.is_open = False
         self._events = events
         self._normaliser = Normaliser(plant, use_yes_price=use_yes_price)
-        self._entries = plant.entries
+        self._sides = self._normaliser.sides
         self._by_sid = self.commands.by_sid
         self._books = self.commands.books
         self._snapshots = self.commands.snapshots
@@ -115,24 +116,28 @@ class FeedConnection:
         if type(frame) is not OrderbookDelta:
             self._receive_other(frame)
             return
-        subscription = self._by_sid.get(frame.sid)
-        if subscription is None or frame.seq != subscription.counter.expected:
-            subscription = self._account(frame.sid, frame.seq, "orderbook_delta")
+        sid, seq = frame.sid, frame.seq
+        subscription: Subscription | None = self._by_sid.get(sid)
+        if subscription is not None and seq == subscription.expected:
+            subscription.expected = seq + 1
+        else:
+            subscription = self._account(sid, seq, "orderbook_delta")
             if subscription is None:
                 return
-        else:
-            subscription.counter.expected += 1
         body = frame.msg
-        entry = self._entries.get(body.market_ticker)
-        if entry is None or entry.owner is not subscription:
+        entry = subscription.entries.get(body.market_ticker)
+        if entry is None:
             self.counters.foreign_market_frames += 1
             return
         try:
-            consistent = self._normaliser.apply_delta(entry, body)
+            side, prices = self._sides[body.side]
+            price_e4 = prices[body.price_dollars]
+            delta_e2 = SIZE_TEXTS[body.delta_fp]
         except FixedPointError:
             self._unusable_for(entry)
             return
-        if not consistent:
+        ts_event_ns = body.ts_ms * MILLISECOND_NS or event_time_ns(0, body.ts)
+        if not plant.apply_delta(entry, side, price_e4, delta_e2, ts_event_ns):
             self.counters.contradicting_deltas += 1
             self._snapshots.request(entry.ticker)
 
@@ -144,7 +149,7 @@ class FeedConnection:
         if subscription is None:
             self.counters.unknown_sid_frames += 1
             return None
-        missing = subscription.counter.observe(seq)
+        missing = subscription.observe(seq)
         if missing == DUPLICATE:
             self.counters.duplicate_frames += 1
             return None
@@ -156,7 +161,7 @@ class FeedConnection:
         """Accounts for a control reply, which is acted on even if its `seq` repeats the last one."""
         subscription = self._by_sid.get(sid)
         if subscription is not None and seq:
-            missing = subscription.counter.observe(seq)
+            missing = subscription.observe(seq)
             if missing > 0:
                 self._lost(subscription, missing)
         return subscription
@@ -198,8 +203,8 @@ class FeedConnection:
     def books_stale(self, reason: StaleReason, *, request: bool = True) -> None:
         """Every book of this connection may be wrong."""
         for ticker in self._books.tickers:
-            entry = self._entries.get(ticker)
-            if entry is not None and entry.owner is self._books:
+            entry = self._books.entries.get(ticker)
+            if entry is not None:
                 self.plant.mark_stale(entry, reason)
                 if request:
                     self._snapshots.request(ticker)
@@ -249,8 +254,8 @@ class FeedConnection:
             ticker = MARKET_TICKER_DECODER.decode(envelope.msg).market_ticker
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             ticker = ""
-        entry = self._entries.get(ticker)
-        if entry is not None and entry.owner is self._books:
+        entry = self._books.entries.get(ticker)
+        if entry is not None:
             self.plant.mark_stale(entry, StaleReason.UNUSABLE_FRAME)
             self._snapshots.request(ticker)
         else:
@@ -265,7 +270,7 @@ class FeedConnection:
 
     def _refuse_obsolete(self, envelope: FrameEnvelope) -> None:
         fields = obsolete_fields(envelope.msg)
-        if fields and not self.plant.snapshots_applied and not self.plant.deltas_applied:
+        if fields and not self.plant.snapshots_applied:
             raise ObsoleteFormatError(
                 f"{envelope.type} carries {', '.join(fields)}: the exchange format of before 2026-03-12 is refused; "
                 "point exchange.websocket_url at a current endpoint (or replay a newer capture)"
@@ -322,8 +327,8 @@ class FeedConnection:
             self._replies.snapshot_reply(frame.id)
         if subscription is None:
             return
-        entry = self._entries.get(frame.msg.market_ticker)
-        if entry is None or entry.owner is not subscription:
+        entry = subscription.entries.get(frame.msg.market_ticker)
+        if entry is None:
             self.counters.foreign_market_frames += 1
             return
         self._snapshots.arrived(entry.ticker)
@@ -404,11 +409,12 @@ class FeedConnection:
 
     def want_book(self, entry: BookEntry) -> None:
         """Takes a market into this connection's care."""
-        entry.owner = self._books
+        self._books.entries[entry.ticker] = entry
         self.commands.want_book(entry.ticker)
 
     def unwant_book(self, ticker: str) -> None:
         """Lets a market go."""
+        self._books.entries.pop(ticker, None)
         self.commands.unwant_book(ticker)
 
     def end_subscription(self, subscription: Subscription) -> None:

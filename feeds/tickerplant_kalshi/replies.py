@@ -93,7 +93,7 @@ class ReplyRules:
             # A merging subscribe tells the sid that the exchange already had for the channel.
             if frame.sid:
                 self._connection.activated(command.subscription, frame.sid)
-                command.subscription.counter.expected = frame.seq + 1
+                command.subscription.expected = frame.seq + 1
         elif command.name == "add_markets" and command.params:
             now_ns = self._connection.plant.now_ns
             self._commands.expect_snapshots(self._still_missing(command), now_ns)

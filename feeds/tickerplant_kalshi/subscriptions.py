@@ -2,6 +2,7 @@
 
 from collections import deque
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
 from tickerplant.core.sequence import SequenceCounter
 from tickerplant.limits import (
@@ -14,6 +15,9 @@ from tickerplant.limits import (
     TICKERS_PER_COMMAND,
 )
 from tickerplant_kalshi.messages import Command, CommandParams
+
+if TYPE_CHECKING:
+    from tickerplant.core.books import BookEntry
 
 BOOK_CHANNEL = "orderbook_delta"
 CHANNEL_OF_TYPE = {
@@ -44,12 +48,16 @@ class SubscriptionState(Enum):
     REFUSED = auto()
 
 
-class Subscription:
-    """One channel of one connection epoch; `tickers` are the books that it owns (insertion-ordered)."""
+class Subscription(SequenceCounter):
+    """One channel of one connection, and the sequence of its sid.
+
+    `entries` are the books that it owns, for as long as they are wanted; `tickers` are those that were asked for since
+    the sid began, in insertion order.
+    """
 
     __slots__ = (
         "channel",
-        "counter",
+        "entries",
         "frames",
         "last_frame_ns",
         "lost_at_ns",
@@ -63,7 +71,9 @@ class Subscription:
     )
 
     def __init__(self, channel: str) -> None:
+        super().__init__()
         self.channel = channel
+        self.entries: dict[str, BookEntry] = {}
         self.tickers: dict[str, None] = {}
         self.frames = 0
         self.last_frame_ns = 0
@@ -75,7 +85,7 @@ class Subscription:
         """Forgets the sid; the next one counts from 1."""
         self.state = SubscriptionState.IDLE
         self.sid = 0
-        self.counter = SequenceCounter()
+        self.restart()
         self.tickers.clear()
         self.progress = -1
         self.progress_at_ns = 0
@@ -90,7 +100,7 @@ class Subscription:
 
     def note_progress(self, now_ns: int) -> int:
         """Ns since the last frame was seen on this sid, as far as calls of this method can tell."""
-        progress = self.counter.expected + self.frames
+        progress = self.expected + self.frames
         if progress != self.progress:
             self.progress = progress
             self.progress_at_ns = now_ns

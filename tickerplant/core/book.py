@@ -1,33 +1,57 @@
 """One order book in YES prices: levels, best bid and offer, depth, checksum.
 
-Each side is a dict (price_e4 -> size_e2) for sizes and a sorted list of prices for the order: a plain list with
-`bisect` beats a sorted container at the sizes a market reaches (10,000 price slots a side at the finest tick),
-because an insertion is one memory move. `make bench` shows both.
+Each side is two parallel lists, prices ascending and their sizes, searched with `bisect`. At the sizes a market
+reaches (tens of levels, 10,000 at the finest tick) this beats dicts and sorted containers, because with thousands of
+books the cost of a change is the memory it touches; prices are shared objects for the same reason. `make bench`
+shows it beside a `SortedDict` book.
 """
 
 import struct
 import zlib
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+
+from tickerplant.limits import PRICE_E4_MAX
 
 Level = tuple[int, int]
 """(price_e4, size_e2)"""
 
+_SHARED_PRICES = tuple(range(PRICE_E4_MAX + 1))
+
+
+def _shared(price_e4: int) -> int:
+    return _SHARED_PRICES[price_e4] if 0 <= price_e4 <= PRICE_E4_MAX else price_e4
+
 
 class Book:
-    """The levels of one market. `bids` and `asks` are read-only for callers; absent sides read as 0."""
+    """The levels of one market; absent sides read as 0."""
 
-    __slots__ = ("_ask_prices", "_bid_prices", "asks", "best_moved", "bids")
+    __slots__ = ("_ask_prices", "_ask_sizes", "_bid_prices", "_bid_sizes", "best_moved")
 
     def __init__(self, bids: Iterable[Level] = (), asks: Iterable[Level] = ()) -> None:
         self.load(bids, asks)
 
     def load(self, bids: Iterable[Level], asks: Iterable[Level]) -> None:
         """Replaces all levels; sizes must be positive and prices distinct within a side."""
-        self.bids: dict[int, int] = dict(bids)
-        self.asks: dict[int, int] = dict(asks)
-        self._bid_prices = sorted(self.bids)
-        self._ask_prices = sorted(self.asks)
+        bid_levels, ask_levels = sorted(bids), sorted(asks)
+        self._bid_prices = [_shared(price_e4) for price_e4, _ in bid_levels]
+        self._bid_sizes = [size_e2 for _, size_e2 in bid_levels]
+        self._ask_prices = [_shared(price_e4) for price_e4, _ in ask_levels]
+        self._ask_sizes = [size_e2 for _, size_e2 in ask_levels]
+        self.best_moved = True
+
+    def levels(self) -> "Book":
+        """A book that shares these levels: theirs to keep once `load` or `take` has given this one others."""
+        other = Book.__new__(Book)
+        other.take(self)
+        return other
+
+    def take(self, other: "Book") -> None:
+        """Takes the levels of another book, which must not be changed any more."""
+        self._bid_prices = other._bid_prices
+        self._bid_sizes = other._bid_sizes
+        self._ask_prices = other._ask_prices
+        self._ask_sizes = other._ask_sizes
         self.best_moved = True
 
     def clear(self) -> None:
@@ -41,35 +65,50 @@ class Book:
         change was at or beyond the best of its side, so that its price or size moved.
         """
         if side:
-            levels = self.asks
             prices = self._ask_prices
+            sizes = self._ask_sizes
             self.best_moved = not prices or price_e4 <= prices[0]
         else:
-            levels = self.bids
             prices = self._bid_prices
+            sizes = self._bid_sizes
             self.best_moved = not prices or price_e4 >= prices[-1]
-        old_e2 = levels.get(price_e4, 0)
-        size_e2 = old_e2 + delta_e2
-        if size_e2 > 0:
-            levels[price_e4] = size_e2
-            if not old_e2:
-                insort(prices, price_e4)
-            return size_e2
-        if size_e2 < 0:
-            return -1
-        if old_e2:
-            del levels[price_e4]
-            del prices[bisect_left(prices, price_e4)]
-        return 0
+        index = bisect_left(prices, price_e4)
+        if index < len(prices) and prices[index] == price_e4:
+            size_e2 = sizes[index] + delta_e2
+            if size_e2 > 0:
+                sizes[index] = size_e2
+                return size_e2
+            if size_e2:
+                return -1
+            del prices[index], sizes[index]
+            return 0
+        if delta_e2 <= 0:
+            return -1 if delta_e2 else 0
+        prices.insert(index, _shared(price_e4))
+        sizes.insert(index, delta_e2)
+        return delta_e2
 
     def set_level(self, side: int, price_e4: int, size_e2: int) -> None:
         """Sets a level to an absolute size (0 removes it)."""
-        levels = self.asks if side else self.bids
-        self.apply(side, price_e4, size_e2 - levels.get(price_e4, 0))
+        self.apply(side, price_e4, size_e2 - self.size_at(side, price_e4))
 
     def size_at(self, side: int, price_e4: int) -> int:
         """Size of a level, 0 if absent."""
-        return (self.asks if side else self.bids).get(price_e4, 0)
+        prices = self._ask_prices if side else self._bid_prices
+        index = bisect_left(prices, price_e4)
+        if index == len(prices) or prices[index] != price_e4:
+            return 0
+        return (self._ask_sizes if side else self._bid_sizes)[index]
+
+    @property
+    def bids(self) -> dict[int, int]:
+        """Bids as a new dict, price_e4 -> size_e2, prices ascending."""
+        return dict(zip(self._bid_prices, self._bid_sizes, strict=True))
+
+    @property
+    def asks(self) -> dict[int, int]:
+        """Asks as a new dict, price_e4 -> size_e2, prices ascending."""
+        return dict(zip(self._ask_prices, self._ask_sizes, strict=True))
 
     @property
     def best_bid_e4(self) -> int:
@@ -86,44 +125,46 @@ class Book:
     @property
     def best_bid_size_e2(self) -> int:
         """Size at the best bid, 0 if there is none."""
-        return self.bids.get(self.best_bid_e4, 0)
+        sizes = self._bid_sizes
+        return sizes[-1] if sizes else 0
 
     @property
     def best_ask_size_e2(self) -> int:
         """Size at the best ask, 0 if there is none."""
-        return self.asks.get(self.best_ask_e4, 0)
+        sizes = self._ask_sizes
+        return sizes[0] if sizes else 0
 
     def bbo(self) -> tuple[int, int, int, int]:
         """(bid_e4, bid_size_e2, ask_e4, ask_size_e2); an absent side is 0, 0."""
-        bid_prices, ask_prices = self._bid_prices, self._ask_prices
-        if bid_prices:
-            bid_e4 = bid_prices[-1]
-            bid_size_e2 = self.bids[bid_e4]
+        prices = self._bid_prices
+        if prices:
+            bid_e4 = prices[-1]
+            bid_size_e2 = self._bid_sizes[-1]
         else:
             bid_e4 = bid_size_e2 = 0
-        if ask_prices:
-            ask_e4 = ask_prices[0]
-            return bid_e4, bid_size_e2, ask_e4, self.asks[ask_e4]
+        prices = self._ask_prices
+        if prices:
+            return bid_e4, bid_size_e2, prices[0], self._ask_sizes[0]
         return bid_e4, bid_size_e2, 0, 0
 
     def depth(self, count: int) -> tuple[list[Level], list[Level]]:
         """The `count` best (price_e4, size_e2) of bids and of asks, best first."""
-        bids, asks = self.bids, self.asks
-        best_bids = self._bid_prices[-count:][::-1] if count > 0 else []
-        best_asks = self._ask_prices[:count] if count > 0 else []
-        return [(price, bids[price]) for price in best_bids], [
-            (price, asks[price]) for price in best_asks
-        ]
+        if count <= 0:
+            return [], []
+        bids = zip(self._bid_prices[-count:], self._bid_sizes[-count:], strict=True)
+        asks = zip(self._ask_prices[:count], self._ask_sizes[:count], strict=True)
+        return list(bids)[::-1], list(asks)
 
     def ascending(self, side: int) -> list[Level]:
         """All levels of a side, prices ascending."""
-        levels, prices = (self.asks, self._ask_prices) if side else (self.bids, self._bid_prices)
-        return [(price, levels[price]) for price in prices]
+        if side:
+            return list(zip(self._ask_prices, self._ask_sizes, strict=True))
+        return list(zip(self._bid_prices, self._bid_sizes, strict=True))
 
     @property
     def level_count(self) -> int:
         """Levels of both sides."""
-        return len(self.bids) + len(self.asks)
+        return len(self._bid_prices) + len(self._ask_prices)
 
     @property
     def mid_e5(self) -> int | None:
@@ -147,19 +188,14 @@ class Book:
 
     def checksum(self) -> int:
         """CRC-32 over `<qq` (price_e4, size_e2), bids then asks, prices ascending."""
-        numbers: list[int] = []
-        bids, asks = self.bids, self.asks
-        for price_e4 in self._bid_prices:
-            numbers += (price_e4, bids[price_e4])
-        for price_e4 in self._ask_prices:
-            numbers += (price_e4, asks[price_e4])
+        numbers = [number for side in (0, 1) for level in self.ascending(side) for number in level]
         return zlib.crc32(struct.pack(f"<{len(numbers)}q", *numbers))
 
     def __eq__(self, other: object) -> bool:
         """Equal levels on both sides."""
         if not isinstance(other, Book):
             return NotImplemented
-        return self.bids == other.bids and self.asks == other.asks
+        return self.ascending(0) == other.ascending(0) and self.ascending(1) == other.ascending(1)
 
     __hash__ = None  # type: ignore[assignment]  # mutable: not hashable
 

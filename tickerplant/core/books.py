@@ -34,25 +34,22 @@ TRANSITIONS: dict[tuple[BookState, BookEvent], BookState] = {
 }
 
 
-class BookEntry:
-    """One market of the plant.
+class BookEntry(Book):
+    """One market of the plant: its book, and what subscribers hold of it.
 
-    `live` and `in_sync` are what the hot path reads: `live` is `state is LIVE`; `in_sync` says that subscribers hold
-    exactly `book`. While it is False, `mirror` is what they hold (None: nothing) and the entry waits in the publish
-    queue or for a snapshot. `owner` is the feed's subscription that may change the book.
+    `in_sync` says that subscribers hold exactly this book and that it is LIVE: the one flag that the hot path reads.
+    While it is False, `mirror` is what they hold (None: nothing) and the entry waits in the publish queue or for a
+    snapshot. An entry is a book, rather than has one, because each object more is memory that every delta touches.
     """
 
     __slots__ = (
-        "book",
         "in_sync",
         "info",
         "info_told",
-        "live",
         "market_state",
         "market_state_told",
         "message_bytes",
         "mirror",
-        "owner",
         "queued",
         "stale_reason",
         "stale_told",
@@ -61,26 +58,28 @@ class BookEntry:
     )
 
     def __init__(self, ticker: str) -> None:
+        super().__init__()
         self.ticker = ticker
-        self.book = Book()
         self.state = BookState.SYNCING
-        self.live = False
         self.in_sync = False
         self.mirror: Book | None = None
         self.queued = False
         self.stale_told = False
         self.stale_reason = StaleReason.UNKNOWN
-        self.owner: object | None = None
         self.info: MarketInfo | None = None
         self.info_told = False
         self.market_state: MarketState | None = None
         self.market_state_told = False
-        # What a delta or bbo of this market takes in a packet, typically; the packet checks when it closes.
+        # What a delta or bbo of this market takes in a packet, typically.
         self.message_bytes = len(ticker.encode()) + 46
+
+    @property
+    def live(self) -> bool:
+        """Whether the book equals the exchange's, as far as anyone can know."""
+        return self.state is BookState.LIVE
 
     def transit(self, event: BookEvent) -> BookState:
         """Moves to the next state by the table, and returns the previous one."""
         previous = self.state
         self.state = TRANSITIONS[previous, event]
-        self.live = self.state is BookState.LIVE
         return previous

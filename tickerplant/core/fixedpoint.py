@@ -8,7 +8,7 @@ scale must be zeros; anything else is a `FixedPointError`, never a rounding. Sou
 from collections.abc import Callable
 
 from tickerplant.errors import FixedPointError
-from tickerplant.limits import DECIMAL_TEXT_MAX_CHARACTERS, FIXEDPOINT_CACHE_ENTRIES
+from tickerplant.limits import DECIMAL_TEXT_MAX_CHARACTERS, FIXEDPOINT_CACHE_ENTRIES, SIZE_E2_MAX
 
 DECIMALS_MAX = 6
 PRICE_SCALE = 4
@@ -59,24 +59,27 @@ def format_size_e2(size_e2: int) -> str:
 class ScaledTexts(dict[str, int]):
     """Parsed decimal strings of one scale, remembered: `texts[text]` parses at the first sight only.
 
-    Bounded by `FIXEDPOINT_CACHE_ENTRIES`; when full it is emptied. Raises `FixedPointError` as `parse_scaled`; a
-    refused text is not remembered.
+    Bounded by `FIXEDPOINT_CACHE_ENTRIES`; when full it is emptied. Raises `FixedPointError` as `parse_scaled` and for
+    values beyond `largest` either way; a refused text is not remembered.
     """
 
-    def __init__(self, scale: int) -> None:
+    def __init__(self, scale: int, largest: int) -> None:
         super().__init__()
         self._scale = scale
+        self._largest = largest
 
     def __missing__(self, text: str) -> int:
         value = parse_scaled(text, self._scale)
+        if abs(value) > self._largest:
+            raise FixedPointError(f"{text!r} is out of range")
         if len(self) >= FIXEDPOINT_CACHE_ENTRIES:
             self.clear()
         self[text] = value
         return value
 
 
-PRICE_TEXTS = ScaledTexts(PRICE_SCALE)
-SIZE_TEXTS = ScaledTexts(SIZE_SCALE)
+PRICE_TEXTS = ScaledTexts(PRICE_SCALE, SIZE_E2_MAX)
+SIZE_TEXTS = ScaledTexts(SIZE_SCALE, SIZE_E2_MAX)
 parse_price_e4: Callable[[str], int] = PRICE_TEXTS.__getitem__
 """`parse_price_e4("0.3300")` is 3300; raises `FixedPointError`."""
 parse_size_e2: Callable[[str], int] = SIZE_TEXTS.__getitem__

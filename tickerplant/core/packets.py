@@ -1,14 +1,11 @@
 """Packing of messages into datagrams, per stream, and the heartbeats that make tail loss evident.
 
-Packets are closed when full or at a flush, never by a timer. Their length is estimated while they fill and checked
-when they are encoded as a whole: encoding a list once is three times cheaper than message by message.
+Messages gather in a list and are packed at a flush, never by a timer: a list is encoded at once, three times cheaper
+than message by message, and how many fit is learned from the packet before.
 """
-
-from collections.abc import Sequence
 
 from tickerplant.core.messages import AnyMessage, Stream
 from tickerplant.core.wire import (
-    SCHEMA,
     HeartbeatBody,
     Kind,
     encode_body,
@@ -20,18 +17,19 @@ from tickerplant.limits import BODY_MAX_BYTES, HEARTBEAT_AFTER_DATA_NS, HEARTBEA
 Datagram = tuple[int, bytes]
 """(stream, datagram)"""
 
-PACKET_ROOM_BYTES = BODY_MAX_BYTES - 3
-"""Of a body, less its array header."""
-assert SCHEMA == 1
+_FIRST_GUESS = 16
 
 
 class StreamPackets:
-    """The open packet and the closed bodies of one stream."""
+    """The messages of one stream that wait for a flush (append to `messages`), and packets closed before it.
+
+    `messages` stays the same list: its `append` may be kept.
+    """
 
     __slots__ = (
+        "_fitting",
         "closed",
         "datagrams_sent",
-        "estimated_bytes",
         "heartbeat_due_ns",
         "heartbeat_step",
         "messages",
@@ -43,46 +41,39 @@ class StreamPackets:
     def __init__(self, stream: Stream) -> None:
         self.stream = int(stream)
         self.messages: list[AnyMessage] = []
-        self.estimated_bytes = 0
         self.closed: list[tuple[int, int, bytes]] = []
         self.next_seq = 1
         self.datagrams_sent = 0
         self.oversized = 0
         self.heartbeat_step = 0
         self.heartbeat_due_ns = 0
+        self._fitting = _FIRST_GUESS
 
-    def append(self, message: AnyMessage, estimated_bytes: int) -> None:
-        """Adds a message that takes about `estimated_bytes`; closes the packet first if it would not fit."""
-        total = self.estimated_bytes + estimated_bytes
-        if total > PACKET_ROOM_BYTES and self.messages:
-            self.close()
-            total = estimated_bytes
-        self.messages.append(message)
-        self.estimated_bytes = total
-
-    def append_measured(self, message: AnyMessage) -> None:
-        """Adds a message of a rare type at its exact length."""
-        self.append(message, len(encode_body(message)))
-
-    def close(self) -> None:
-        """Encodes the open packet into `closed`."""
+    def pack(self, *, keep_last: bool = False) -> None:
+        """Moves the waiting messages into `closed` packets, as full as they go; `keep_last` leaves what fits in one."""
         messages = self.messages
-        if messages:
-            self.messages = []
-            self.estimated_bytes = 0
-            self._encode(messages)
-
-    def _encode(self, messages: Sequence[AnyMessage]) -> None:
-        body = encode_body(messages)
-        count = len(messages)
-        if len(body) <= BODY_MAX_BYTES:
+        total = len(messages)
+        start = 0
+        while start < total:
+            count = min(self._fitting, total - start)
+            body = encode_body(messages[start : start + count])
+            size = len(body)
+            while size > BODY_MAX_BYTES and count > 1:
+                count = self._fitting = min(count - 1, max(1, count * BODY_MAX_BYTES // size))
+                body = encode_body(messages[start : start + count])
+                size = len(body)
+            if keep_last and start + count == total:
+                break
+            start += count
+            if size > BODY_MAX_BYTES:
+                # Bounded fields make this impossible; a bug here must not stop the feed.
+                self.oversized += 1
+                continue
+            if size + size // count <= BODY_MAX_BYTES:
+                self._fitting = max(self._fitting, count * BODY_MAX_BYTES // size)
             self.closed.append((self.next_seq, count, body))
             self.next_seq += count
-        elif count > 1:
-            self._encode(messages[: count // 2])
-            self._encode(messages[count // 2 :])
-        else:
-            self.oversized += 1
+        del messages[:start]
 
 
 class Packets:
@@ -112,27 +103,30 @@ class Packets:
         datagrams: list[Datagram] = []
         for packets in self.streams:
             if packets.messages:
-                packets.close()
-            if packets.closed:
-                for seq, count, body in packets.closed:
-                    datagram = frame_body(
-                        body,
-                        kind=0,
-                        stream=packets.stream,
-                        session=self.session,
-                        seq=seq,
-                        ts_send_ns=now_ns,
-                        count=count,
-                        publisher=self.publisher,
-                        flags=self.flags,
-                    )
-                    datagrams.append((packets.stream, datagram))
-                packets.datagrams_sent += len(packets.closed)
-                packets.closed = []
-                packets.heartbeat_step = 0
-                due_ns = now_ns + HEARTBEAT_AFTER_DATA_NS[0]
-                packets.heartbeat_due_ns = due_ns
-                self._next_heartbeat_ns = min(self._next_heartbeat_ns, due_ns)
+                packets.pack()
+            bodies = packets.closed
+            if not bodies:
+                continue
+            stream = packets.stream
+            for seq, count, body in bodies:
+                datagram = frame_body(
+                    body,
+                    kind=0,
+                    stream=stream,
+                    session=self.session,
+                    seq=seq,
+                    ts_send_ns=now_ns,
+                    count=count,
+                    publisher=self.publisher,
+                    flags=self.flags,
+                )
+                datagrams.append((stream, datagram))
+            packets.datagrams_sent += len(bodies)
+            packets.closed = []
+            packets.heartbeat_step = 0
+            due_ns = now_ns + HEARTBEAT_AFTER_DATA_NS[0]
+            packets.heartbeat_due_ns = due_ns
+            self._next_heartbeat_ns = min(self._next_heartbeat_ns, due_ns)
         return datagrams
 
     def next_deadline_ns(self) -> int:

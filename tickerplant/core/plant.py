@@ -25,7 +25,7 @@ from tickerplant.core.messages import (
     Trade,
     UpstreamGap,
 )
-from tickerplant.core.packets import PACKET_ROOM_BYTES, Datagram, Packets
+from tickerplant.core.packets import Datagram, Packets
 from tickerplant.core.publication import Publication
 from tickerplant.core.wire import FLAG_NOT_REPAIRABLE, FLAG_REBUILDING, FLAG_UPSTREAM_DEGRADED
 from tickerplant.limits import (
@@ -34,9 +34,6 @@ from tickerplant.limits import (
     TEXT_FIELD_MAX_BYTES,
     TICKER_MAX_BYTES,
 )
-
-_TRADE_BYTES = 96
-_TICKER_BYTES = 90
 
 
 class Plant:
@@ -60,7 +57,8 @@ class Plant:
         self.now_ns = now_ns
         self.session = session
         self.packets = Packets(session, publisher, now_ns)
-        self._delta = self.packets.delta
+        self._append_delta = self.packets.delta.messages.append
+        self._append_bbo = self.packets.bbo.messages.append
         self.publication = Publication(self.packets, now_ns)
         self.entries: dict[str, BookEntry] = {}
         self.phase = FeedPhase.CONNECTING
@@ -73,7 +71,6 @@ class Plant:
         self._down_cause = "starting"
         self._ending_at_ns: int | None = None
         self._ends_sent = 0
-        self.deltas_applied = 0
         self.deltas_dropped = 0
         self.snapshots_applied = 0
         self.books_diverged = 0
@@ -82,7 +79,7 @@ class Plant:
         self.trades = 0
         self.tickers = 0
         start = SessionStart("", 0, 0, now_ns, previous_session, tuple(final_seqs))
-        self.packets.status.append_measured(start)
+        self.packets.status.messages.append(start)
         self._publish_phase()
 
     # --- inputs -----------------------------------------------------------------------------------
@@ -111,10 +108,9 @@ class Plant:
         self.unready_books -= 1
         self.stale_books -= entry.state is BookState.STALE
         entry.transit(BookEvent.CLOSE)
-        entry.owner = None
         stamp = (entry.ticker, self.g, 0, self.now_ns)
-        self.packets.delta.append(BookClear(*stamp), entry.message_bytes)
-        self.packets.bbo.append(Bbo(*stamp, 0, 0, 0, 0, BookState.CLOSED), entry.message_bytes)
+        self.packets.delta.messages.append(BookClear(*stamp))
+        self.packets.bbo.messages.append(Bbo(*stamp, 0, 0, 0, 0, BookState.CLOSED))
 
     def apply_snapshot(
         self, entry: BookEntry, bids: Iterable[Level], asks: Iterable[Level]
@@ -124,48 +120,48 @@ class Plant:
         self.snapshots_applied += 1
         previous = entry.transit(BookEvent.SNAPSHOT)
         if entry.in_sync:
-            if fresh == entry.book:
+            if fresh == entry:
                 return
             self.books_diverged += 1
             entry.stale_reason = StaleReason.INCONSISTENT
             self._mark_unready(entry)
         elif previous is BookState.STALE:
             self.stale_books -= 1
-        entry.book = fresh
+        entry.take(fresh)
         self.publication.enqueue(entry)
 
     def apply_delta(
         self, entry: BookEntry, side: int, price_e4: int, delta_e2: int, ts_event_ns: int
     ) -> bool:
         """One level of a book changes; False if the book is now STALE because the delta contradicts it."""
-        if not entry.live:
-            self.deltas_dropped += 1
-            return True
-        book = entry.book
-        size_e2 = book.apply(side, price_e4, delta_e2)
+        if not entry.in_sync:
+            return self._apply_unpublished(entry, side, price_e4, delta_e2)
+        size_e2 = entry.apply(side, price_e4, delta_e2)
         if size_e2 < 0:
             self.deltas_dropped += 1
             self.mark_stale(entry, StaleReason.INCONSISTENT)
             return False
-        self.deltas_applied += 1
-        if entry.in_sync:
-            ticker = entry.ticker
-            g = self.g
-            now_ns = self.now_ns
-            estimate = entry.message_bytes
-            # StreamPackets.append, written out: a call here costs a tenth of the whole path.
-            packets = self._delta
-            total = packets.estimated_bytes + estimate
-            if total > PACKET_ROOM_BYTES:
-                packets.close()
-                total = estimate
-            packets.estimated_bytes = total
-            packets.messages.append(
-                LevelUpdate(ticker, g, ts_event_ns, now_ns, side, price_e4, delta_e2, size_e2)
+        ticker = entry.ticker
+        g = self.g
+        now_ns = self.now_ns
+        self._append_delta(
+            LevelUpdate(ticker, g, ts_event_ns, now_ns, side, price_e4, delta_e2, size_e2)
+        )
+        if entry.best_moved:
+            bid_e4, bid_size_e2, ask_e4, ask_size_e2 = entry.bbo()
+            self._append_bbo(
+                Bbo(ticker, g, ts_event_ns, now_ns, bid_e4, bid_size_e2, ask_e4, ask_size_e2, 1)
             )
-            if book.best_moved:
-                bbo = Bbo(ticker, g, ts_event_ns, now_ns, *book.bbo(), 1)
-                self.packets.bbo.append(bbo, estimate)
+        return True
+
+    def _apply_unpublished(self, entry: BookEntry, side: int, price_e4: int, delta_e2: int) -> bool:
+        """A delta for a book that subscribers do not hold now: what waits for publication will contain it."""
+        if not entry.live:
+            self.deltas_dropped += 1
+        elif entry.apply(side, price_e4, delta_e2) < 0:
+            self.deltas_dropped += 1
+            self.mark_stale(entry, StaleReason.INCONSISTENT)
+            return False
         return True
 
     def mark_stale(self, entry: BookEntry, reason: StaleReason) -> None:
@@ -206,7 +202,7 @@ class Plant:
             taker_side,
             is_block,
         )
-        self.packets.trade.append(message, _TRADE_BYTES + len(ticker))
+        self.packets.trade.messages.append(message)
 
     def publish_ticker(self, ticker: str, ts_event_ns: int, *numbers: int) -> None:
         """The exchange's ticker, passed on; `numbers` are the fields of `Ticker` after the common ones, in order."""
@@ -215,12 +211,12 @@ class Plant:
             return
         self.tickers += 1
         message = Ticker(ticker, self.g, ts_event_ns, self.now_ns, *numbers)
-        self.packets.ticker.append(message, _TICKER_BYTES + len(ticker))
+        self.packets.ticker.messages.append(message)
 
     def publish_upstream_gap(self, stream: Stream, from_ns: int, to_ns: int, cause: int) -> None:
         """Trades or tickers between two times were lost before the plant."""
         message = UpstreamGap("", self.g, 0, self.now_ns, from_ns, to_ns, cause, stream)
-        self.packets.by_stream(stream).append_measured(message)
+        self.packets.by_stream(stream).messages.append(message)
 
     def publish_market(
         self, ticker: str, info: MarketInfo | None = None, state: MarketState | None = None
@@ -262,7 +258,7 @@ class Plant:
             FeedPhase.READY: "",
         }
         cause = causes.get(self.phase, self._down_cause)
-        self.packets.status.append_measured(
+        self.packets.status.messages.append(
             FeedState("", self.g, 0, self.now_ns, self.phase, cause)
         )
 
@@ -270,14 +266,14 @@ class Plant:
         """Subscribers no longer hold the plant's book; what they hold is kept as the mirror."""
         if entry.in_sync:
             entry.in_sync = False
-            entry.mirror = entry.book
+            entry.mirror = entry.levels()
             self.unready_books += 1
 
     # --- outputs ----------------------------------------------------------------------------------
 
     def flush(self, now_ns: int) -> list[Datagram]:
         """Everything to send now, in order: log it, then send it. `now_ns` becomes `ts_send_ns`."""
-        if len(self.publication):
+        if len(self.publication) and self._ending_at_ns is None:
             self.unready_books -= self.publication.publish_due(self.g, self.now_ns)
         phase = self._current_phase()
         if phase is not self.phase:
@@ -322,7 +318,6 @@ class Plant:
     def counters(self) -> Iterator[tuple[str, int]]:
         """(name, value) of the plain counters, for scrapes."""
         for name in (
-            "deltas_applied",
             "deltas_dropped",
             "snapshots_applied",
             "books_diverged",

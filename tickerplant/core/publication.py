@@ -21,30 +21,33 @@ from tickerplant.core.messages import (
 )
 from tickerplant.core.packets import Packets
 from tickerplant.limits import (
-    BODY_MAX_BYTES,
     BOOK_LEVELS_PER_PART,
     IMAGE_BURST_DATAGRAMS,
     IMAGE_DATAGRAMS_PER_SECOND,
+    IMAGE_RESUME_DATAGRAMS,
     NOTICES_MAX,
 )
 
-_BYTES_PER_SECOND = IMAGE_DATAGRAMS_PER_SECOND * BODY_MAX_BYTES
-_BURST_BYTES = IMAGE_BURST_DATAGRAMS * BODY_MAX_BYTES
-_LEVEL_BYTES = 14
-NOTICE_BYTES = 160
-"""Typical bytes of a `MarketInfo`."""
 _SECOND_NS = 1_000_000_000
+_DATAGRAM_NS = _SECOND_NS // IMAGE_DATAGRAMS_PER_SECOND
+_BURST_NS = IMAGE_BURST_DATAGRAMS * _DATAGRAM_NS
+_RESUME_NS = IMAGE_RESUME_DATAGRAMS * _DATAGRAM_NS
+_LEVEL_BYTES = 8
+"""Typical bytes of one level of an image."""
 
 
 class Publication:
-    """The publish queue and its pace (a token bucket in bytes, on the caller's clock)."""
+    """The publish queue and its pace: `_paid_until_ns` is the time up to which the rate is used.
+
+    Each datagram that an entry begins takes its share of time; at most a burst of it can be saved up. A queue that
+    has used up its pace goes on with several datagrams at a time, so that they are full.
+    """
 
     def __init__(self, packets: Packets, now_ns: int) -> None:
         self.packets = packets
         self._queue: deque[BookEntry] = deque()
         self._notices: deque[AnyMessage] = deque()
-        self._allowance_bytes = _BURST_BYTES
-        self._allowance_at_ns = now_ns
+        self._paid_until_ns = now_ns - _BURST_NS
         self.images = 0
         self.resyncs = 0
         self.resync_levels = 0
@@ -72,100 +75,100 @@ class Publication:
         """When the queue may go on; None while it is empty."""
         if not self._queue and not self._notices:
             return None
-        short_bytes = max(0, BODY_MAX_BYTES - self._allowance_bytes)
-        return self._allowance_at_ns + short_bytes * _SECOND_NS // _BYTES_PER_SECOND + 1
+        return self._paid_until_ns + _RESUME_NS
 
     def publish_due(self, g: int, now_ns: int) -> int:
         """Publishes waiting entries as far as the pace allows; returns how many came in step with LIVE books."""
         if not self._queue and not self._notices:
             return 0
-        elapsed_ns = max(0, now_ns - self._allowance_at_ns)
-        allowance = min(
-            _BURST_BYTES, self._allowance_bytes + elapsed_ns * _BYTES_PER_SECOND // _SECOND_NS
-        )
+        if now_ns < self._paid_until_ns + _RESUME_NS:
+            return 0
+        paid_until_ns = max(self._paid_until_ns, now_ns - _BURST_NS)
         synced = 0
-        while self._queue and allowance >= BODY_MAX_BYTES:
-            entry = self._queue.popleft()
-            entry.queued = False
-            was_in_sync = entry.in_sync
-            allowance -= self._publish(entry, g, now_ns)
-            synced += entry.in_sync and not was_in_sync
-        while self._notices and allowance >= BODY_MAX_BYTES:
-            self.packets.status.append_measured(self._notices.popleft())
-            allowance -= NOTICE_BYTES
-        self._allowance_bytes = allowance
-        self._allowance_at_ns = now_ns
+        while (self._queue or self._notices) and paid_until_ns < now_ns:
+            begun = self._datagrams_begun()
+            if self._queue:
+                entry = self._queue.popleft()
+                entry.queued = False
+                was_in_sync = entry.in_sync
+                self._publish(entry, g, now_ns)
+                synced += 1 if entry.in_sync and not was_in_sync else 0
+            else:
+                self.packets.status.messages.append(self._notices.popleft())
+            paid_until_ns += (self._datagrams_begun() - begun) * _DATAGRAM_NS
+        self._paid_until_ns = paid_until_ns
         return synced
 
-    def _publish(self, entry: BookEntry, g: int, now_ns: int) -> int:
-        """Publishes what subscribers lack of one entry and returns its bytes, estimated."""
-        spent = self._tell_market(entry)
+    def _datagrams_begun(self) -> int:
+        """Datagrams of the next flush so far, on the streams that are written here."""
+        begun = 0
+        for stream in (self.packets.delta, self.packets.bbo, self.packets.status):
+            if stream.messages:
+                stream.pack(keep_last=True)
+            begun += len(stream.closed) + (1 if stream.messages else 0)
+        return begun
+
+    def _publish(self, entry: BookEntry, g: int, now_ns: int) -> None:
+        """Publishes what subscribers lack of one entry."""
+        self._tell_market(entry)
         if entry.live and not entry.in_sync:
             if entry.mirror is None:
-                spent += self._publish_image(entry, g, now_ns)
+                self._publish_image(entry, g, now_ns)
             else:
-                spent += self._publish_resync(entry, entry.mirror, g, now_ns)
+                self._publish_resync(entry, entry.mirror, g, now_ns)
             entry.mirror = None
             entry.in_sync = True
             entry.stale_told = False
             self._tell_bbo(entry, g, now_ns, BookState.LIVE)
-            spent += entry.message_bytes
         elif entry.state is BookState.STALE and entry.mirror is not None and not entry.stale_told:
-            spent += self._tell_stale(entry, g, now_ns)
-        return spent
+            self._tell_stale(entry, g, now_ns)
 
-    def _tell_market(self, entry: BookEntry) -> int:
-        spent = 0
+    def _tell_market(self, entry: BookEntry) -> None:
         if entry.info is not None and not entry.info_told:
-            self.packets.status.append_measured(entry.info)
+            self.packets.status.messages.append(entry.info)
             entry.info_told = True
-            spent += NOTICE_BYTES
         if entry.market_state is not None and not entry.market_state_told:
-            self.packets.status.append_measured(entry.market_state)
+            self.packets.status.messages.append(entry.market_state)
             entry.market_state_told = True
-            spent += entry.message_bytes
-        return spent
 
     def _tell_bbo(self, entry: BookEntry, g: int, now_ns: int, state: BookState) -> None:
-        book = entry.mirror if entry.mirror is not None else entry.book
+        book = entry.mirror if entry.mirror is not None else entry
         message = Bbo(entry.ticker, g, 0, now_ns, *book.bbo(), state)
-        self.packets.bbo.append(message, entry.message_bytes)
+        self.packets.bbo.messages.append(message)
 
-    def _tell_stale(self, entry: BookEntry, g: int, now_ns: int) -> int:
+    def _tell_stale(self, entry: BookEntry, g: int, now_ns: int) -> None:
         message = BookStale(entry.ticker, g, 0, now_ns, entry.stale_reason)
-        self.packets.delta.append(message, entry.message_bytes)
+        self.packets.delta.messages.append(message)
         self._tell_bbo(entry, g, now_ns, BookState.STALE)
         entry.stale_told = True
         self.stale_notices += 1
-        return 2 * entry.message_bytes
 
-    def _publish_resync(self, entry: BookEntry, held: Book, g: int, now_ns: int) -> int:
+    def _publish_resync(self, entry: BookEntry, held: Book, g: int, now_ns: int) -> None:
         """Only the levels that differ, or an image where that is shorter."""
-        spent = 0 if entry.stale_told else self._tell_stale(entry, g, now_ns)
-        changes = level_changes(held, entry.book)
-        if len(changes) * entry.message_bytes > (entry.book.level_count + 8) * _LEVEL_BYTES:
-            return spent + self._publish_image(entry, g, now_ns)
-        append, ticker, estimate = self.packets.delta.append, entry.ticker, entry.message_bytes
+        if not entry.stale_told:
+            self._tell_stale(entry, g, now_ns)
+        changes = level_changes(held, entry)
+        if len(changes) * entry.message_bytes > (entry.level_count + 8) * _LEVEL_BYTES:
+            self._publish_image(entry, g, now_ns)
+            return
+        append, ticker = self.packets.delta.messages.append, entry.ticker
         for side, price_e4, delta_e2, size_e2 in changes:
             update = LevelUpdate(
                 ticker, g, 0, now_ns, side, price_e4, delta_e2, size_e2, UpdateCause.RESYNC
             )
-            append(update, estimate)
-        append(BookReady(ticker, g, 0, now_ns, entry.book.checksum()), estimate)
+            append(update)
+        append(BookReady(ticker, g, 0, now_ns, entry.checksum()))
         self.resyncs += 1
         self.resync_levels += len(changes)
-        return spent + (len(changes) + 1) * estimate
 
-    def _publish_image(self, entry: BookEntry, g: int, now_ns: int) -> int:
-        append, ticker, estimate = self.packets.delta.append, entry.ticker, entry.message_bytes
-        append(BookClear(ticker, g, 0, now_ns), estimate)
-        parts = image_parts(entry.book)
+    def _publish_image(self, entry: BookEntry, g: int, now_ns: int) -> None:
+        append, ticker = self.packets.delta.messages.append, entry.ticker
+        append(BookClear(ticker, g, 0, now_ns))
+        parts = image_parts(entry)
         for part, (bids, asks) in enumerate(parts):
-            message = BookLevels(ticker, g, 0, now_ns, part, len(parts), bids, asks)
-            append(message, estimate + _LEVEL_BYTES * (len(bids) + len(asks)))
-        append(BookReady(ticker, g, 0, now_ns, entry.book.checksum()), estimate)
+            append(BookLevels(ticker, g, 0, now_ns, part, len(parts), bids, asks))
+        append(BookReady(ticker, g, 0, now_ns, entry.checksum()))
         self.images += 1
-        return 2 * estimate + len(parts) * estimate + _LEVEL_BYTES * entry.book.level_count
 
 
 def image_parts(book: Book) -> list[tuple[tuple[Level, ...], tuple[Level, ...]]]:

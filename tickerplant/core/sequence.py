@@ -19,6 +19,10 @@ class SequenceCounter:
         self.gaps = 0
         self.missing = 0
 
+    def restart(self) -> None:
+        """A new sid counts from 1; the counts of what went wrong go on."""
+        self.expected = 1
+
     def observe(self, seq: int) -> int:
         """Accounts for one frame: `IN_ORDER`, `DUPLICATE` (drop the frame), or how many frames are missing before it.
 
