@@ -1,0 +1,391 @@
+"""The configuration: what can be set, its defaults, and what is a legal value.
+
+A `Config` that exists is valid: every section checks its values when it is built and raises `InvalidValueError`,
+whose one line names the key, the value and the remedy. Where values come from (file, environment, command line) is
+`config_sources`. Secrets are never values here, only paths; `Credentials` carries the rest.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from tickerplant.core.messages import Stream
+from tickerplant.errors import ConfigurationError, CredentialsError
+from tickerplant.limits import CONNECTIONS_MAX, TICKER_MAX_BYTES
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("console", "json")
+KEY_PEM_VARIABLE = "KALSHI_KEY_PEM"
+"""Environment variable that may hold the private key itself (PEM) instead of `exchange.key_path`."""
+
+_SHOWN_MAX_CHARACTERS = 80
+_PEM_MARK = "PRIVATE KEY"
+# Patterns belong to subscribers; commas and quotes come from a list pasted as one string.
+_NOT_IN_TICKER = re.compile(r"[\s*?\[\]{},;\"'/\\]|[^\x21-\x7e]")
+
+
+class InvalidValueError(ConfigurationError):
+    """A known key with a value it cannot have; `key` is `section.key`."""
+
+    def __init__(self, key: str, value: object, problem: str) -> None:
+        """`problem` says what is wrong and the remedy, in one line."""
+        super().__init__(f"{key} = {shown(value)}: {problem}")
+        self.key = key
+
+
+class Credentials(msgspec.Struct, frozen=True, kw_only=True):
+    """An API key: its id and exactly one of a path to the PEM file and the PEM itself."""
+
+    key_id: str
+    key_path: Path | None
+    pem: bytes | None
+
+    def __repr__(self) -> str:
+        """Hide the key: a repr may end in a log."""
+        return f"Credentials(key_id={mask(self.key_id)!r}, key_path={self.key_path})"
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One table of the file; checks its values when built."""
+
+    section: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        """Check every value. Raises `InvalidValueError`."""
+        for name in self.__struct_fields__:
+            key = f"{self.section}.{name}"
+            value = getattr(self, name)
+            check = CHECKS.get(key)
+            problem = check(value) if check is not None else None
+            if problem is not None:
+                raise InvalidValueError(key, value, problem)
+
+
+class ExchangeConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[exchange]: where the exchange is and who we are."""
+
+    section: ClassVar[str] = "exchange"
+
+    websocket_url: str = "wss://external-api-ws.kalshi.com/trade-api/ws/v2"
+    """WebSocket endpoint; its path is part of what is signed."""
+    rest_url: str = "https://external-api.kalshi.com/trade-api/v2"
+    """Base of the REST API, without a slash at the end."""
+    key_id: str = ""
+    """Id of the API key (a UUID); scope `read` is enough."""
+    key_path: str = ""
+    """File with the private key in PEM; or leave it empty and put the PEM in $KALSHI_KEY_PEM."""
+    use_yes_price: bool = False
+    """Ask for NO-side levels in YES prices; always sent explicitly, the books are the same either way."""
+    connections: int = 1
+    """WebSocket connections among which the markets are spread."""
+    max_clock_skew_ms: int = 5_000
+    """Clock difference to the exchange, in milliseconds, beyond which the plant does not start."""
+
+
+class MarketsConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[markets]: the union of what is chosen here is followed."""
+
+    section: ClassVar[str] = "markets"
+
+    tickers: tuple[str, ...] = ()
+    """Markets by ticker."""
+    series: tuple[str, ...] = ()
+    """Every open market of these series, also those that open later."""
+    events: tuple[str, ...] = ()
+    """Every open market of these events."""
+    all_open: bool = False
+    """Every open market of the exchange, without combos."""
+    include_combos: bool = False
+    """With all_open: the multivariate (combo) markets too."""
+
+    @property
+    def is_empty(self) -> bool:
+        """True if nothing is chosen."""
+        return not (self.tickers or self.series or self.events or self.all_open)
+
+    def require_selection(self) -> None:
+        """Raise `ConfigurationError` if no market is chosen."""
+        if self.is_empty:
+            raise ConfigurationError(
+                "no market is chosen: set one of markets.tickers, markets.series, markets.events or "
+                "markets.all_open, e.g. --set markets.series=KXBTC15M"
+            )
+
+
+class ChannelsConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[channels]: what is followed besides the order books."""
+
+    section: ClassVar[str] = "channels"
+
+    trade: bool = True
+    """Trades of the chosen markets."""
+    ticker: bool = True
+    """The exchange's own ticker (last, volume, open interest) of the chosen markets."""
+    lifecycle: bool = True
+    """Market and event lifecycle of the whole exchange; keeps a choice by series, event or all_open current."""
+
+
+class PublishConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[publish]: UDP multicast. Stream n (1 trade, 2 bbo, 3 ticker, 4 delta, 5 status) is group + n - 1."""
+
+    section: ClassVar[str] = "publish"
+
+    interface: str = "127.0.0.1"
+    """IPv4 address of the interface of line A."""
+    group_a: str = "239.192.77.1"
+    """First multicast group of line A; five groups in a row are used."""
+    group_b: str = ""
+    """First group of line B, e.g. 239.192.78.1, which carries the same datagrams; empty: no line B."""
+    interface_b: str = ""
+    """IPv4 address of the interface of line B; empty: as line A."""
+    port: int = 26400
+    """UDP port of every group."""
+    ttl: int = 0
+    """How many networks a datagram may cross: 0 never leaves the host, 1 stays on the local network."""
+    publisher: int = 1
+    """Number of this plant in every datagram, for recorders that join several plants."""
+
+    def groups(self, line: str = "a") -> tuple[str, ...]:
+        """The groups of line "a" or "b" in the order of the streams; empty if the line is off."""
+        base = {"a": self.group_a, "b": self.group_b}[line]
+        if not base:
+            return ()
+        first = int(ipaddress.IPv4Address(base))
+        return tuple(str(ipaddress.IPv4Address(first + stream - 1)) for stream in Stream)
+
+    def interface_of(self, line: str) -> str:
+        """The interface address of line "a" or "b"."""
+        return self.interface_b if line == "b" and self.interface_b else self.interface
+
+
+class MetricsConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[metrics]: the HTTP endpoint with /metrics, /health and /ready."""
+
+    section: ClassVar[str] = "metrics"
+
+    enabled: bool = True
+    """Serve the endpoint."""
+    address: str = "127.0.0.1"
+    """IPv4 address to listen on; 0.0.0.0 is every interface."""
+    port: int = 26480
+    """TCP port to listen on; 0 takes a free one and logs it."""
+
+
+class LogConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[log]: written to standard error."""
+
+    section: ClassVar[str] = "log"
+
+    level: str = "info"
+    """Least level that is written: debug, info, warning or error."""
+    format: str = "console"
+    """console for people, json for machines (one object a line)."""
+
+
+class StateConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[state]: what must survive a restart."""
+
+    section: ClassVar[str] = "state"
+
+    directory: str = ""
+    """Folder for it; empty: $STATE_DIRECTORY (set by systemd), else ~/.local/state/tickerplant."""
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole configuration; `Config()` is the defaults."""
+
+    exchange: ExchangeConfig = msgspec.field(default_factory=ExchangeConfig)
+    """Where the exchange is and who we are."""
+    markets: MarketsConfig = msgspec.field(default_factory=MarketsConfig)
+    """Which markets are followed."""
+    channels: ChannelsConfig = msgspec.field(default_factory=ChannelsConfig)
+    """What is followed besides the order books."""
+    publish: PublishConfig = msgspec.field(default_factory=PublishConfig)
+    """Multicast groups."""
+    metrics: MetricsConfig = msgspec.field(default_factory=MetricsConfig)
+    """HTTP endpoint for Prometheus."""
+    log: LogConfig = msgspec.field(default_factory=LogConfig)
+    """Log output."""
+    state: StateConfig = msgspec.field(default_factory=StateConfig)
+    """Where state is kept."""
+
+    def __post_init__(self) -> None:
+        """Check what two keys must fulfil together. Raises `InvalidValueError`."""
+        shared = set(self.publish.groups("a")) & set(self.publish.groups("b"))
+        if shared:
+            raise InvalidValueError(
+                "publish.group_b",
+                self.publish.group_b,
+                f"line B would share {min(shared)} with line A; leave five groups between the two",
+            )
+
+
+SECTIONS: Mapping[str, type[Section]] = {
+    field.name: field.type for field in msgspec.structs.fields(Config)
+}
+"""The struct of each section, by name, in the order of the file."""
+
+
+def credentials(config: Config, environ: Mapping[str, str]) -> Credentials:
+    """The API key's id and where the key itself is. Raises `CredentialsError`; reads no file."""
+    exchange = config.exchange
+    pem = environ.get(KEY_PEM_VARIABLE, "")
+    if not exchange.key_id:
+        raise CredentialsError(
+            "exchange.key_id is not set: put the id of your Kalshi API key in [exchange] key_id "
+            "or in TICKERPLANT__EXCHANGE__KEY_ID"
+        )
+    if pem and exchange.key_path:
+        raise CredentialsError(
+            f"exchange.key_path and {KEY_PEM_VARIABLE} are both set: unset one of them"
+        )
+    if pem:
+        return Credentials(key_id=exchange.key_id, key_path=None, pem=pem.encode())
+    if not exchange.key_path:
+        raise CredentialsError(
+            "exchange.key_path is not set: name the file with the private key (PEM) there, "
+            f"or put the PEM itself in {KEY_PEM_VARIABLE}"
+        )
+    path = Path(exchange.key_path).expanduser()
+    return Credentials(key_id=exchange.key_id, key_path=path, pem=None)
+
+
+def mask(text: str) -> str:
+    """`text` with all but its first four characters hidden."""
+    return f"{text[:4]}…" if len(text) > 8 else "…"
+
+
+def shown(value: object) -> str:
+    """`value` for an error line: short, on one line, and never a secret."""
+    text = repr(value)
+    if _PEM_MARK in text or re.search(r"://[^/]*@", text):
+        return "(not shown)"
+    if len(text) > _SHOWN_MAX_CHARACTERS:
+        return f"{text[:_SHOWN_MAX_CHARACTERS]}…"
+    return text
+
+
+def _url_problem(value: str, *, schemes: tuple[str, ...], example: str) -> str | None:
+    try:
+        parts = urlsplit(value)
+        port_is_legal = parts.port is None or 0 < parts.port < 65_536
+    except ValueError:
+        return f"is not a URL; write it like {example}"
+    if parts.scheme not in schemes or not parts.hostname or not port_is_legal:
+        return f"must be a {' or '.join(schemes)} URL with a host, like {example}"
+    if parts.username is not None or parts.password is not None:
+        return "must not hold a user name or password; the API key is exchange.key_path"
+    if parts.query or parts.fragment or re.search(r"\s", value):
+        return f"must end with its path; write it like {example}"
+    if not parts.path.strip("/") or parts.path.endswith("/"):
+        return f"needs the path of the API without a slash at its end, like {example}"
+    return None
+
+
+def _key_path_problem(value: str) -> str | None:
+    if _PEM_MARK in value or "\n" in value:
+        return f"holds a key, not a path: save the key in a file, or put it in {KEY_PEM_VARIABLE}"
+    return "must not hold a NUL character" if "\0" in value else None
+
+
+def _key_id_problem(value: str) -> str | None:
+    if _PEM_MARK in value:
+        return "holds a private key: this is the id of the key; save the key in a file"
+    if re.search(r"[^\x21-\x7e]", value) or len(value) > 128:
+        return "must be the id of an API key: at most 128 ASCII characters without blanks"
+    return None
+
+
+def _range_problem(value: int, *, low: int, high: int, what: str = "") -> str | None:
+    return None if low <= value <= high else f"must be {low} to {high}{what}"
+
+
+def _tickers_problem(values: tuple[str, ...]) -> str | None:
+    for value in values:
+        if not value or len(value.encode()) > TICKER_MAX_BYTES or _NOT_IN_TICKER.search(value):
+            return (
+                f"{shown(value)} is not a ticker; write a list of whole tickers, "
+                'like ["KXBTC15M-26NOV21", "KXINX"]'
+            )
+    return None
+
+
+def _address_problem(
+    value: str, *, optional: bool = False, any_allowed: bool = False
+) -> str | None:
+    if optional and not value:
+        return None
+    try:
+        address = ipaddress.IPv4Address(value)
+    except ValueError:
+        return "must be an IPv4 address of this host, like 127.0.0.1 (`ip -4 address` lists them)"
+    if address.is_multicast or (address.is_unspecified and not any_allowed):
+        return "must be the address of one interface, like 127.0.0.1 (`ip -4 address` lists them)"
+    return None
+
+
+def _group_problem(value: str, *, optional: bool = False) -> str | None:
+    if optional and not value:
+        return None
+    try:
+        first = ipaddress.IPv4Address(value)
+        last = first + (len(Stream) - 1)
+    except ValueError:
+        first = last = ipaddress.IPv4Address(0)
+    if not (first.is_multicast and last.is_multicast):
+        return "must be an IPv4 multicast address, best one of 239.192.0.0/14, like 239.192.77.1"
+    if first in ipaddress.IPv4Network("224.0.0.0/24"):
+        return "is reserved for routing protocols; take one of 239.192.0.0/14, like 239.192.77.1"
+    return None
+
+
+def _choice_problem(value: str, *, choices: tuple[str, ...]) -> str | None:
+    if value in choices:
+        return None
+    close = get_close_matches(value.lower(), choices, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"must be one of {', '.join(choices)}{hint}"
+
+
+def _directory_problem(value: str) -> str | None:
+    return "must be the path of a folder" if "\0" in value or "\n" in value else None
+
+
+_WEBSOCKET_EXAMPLE = "wss://external-api-ws.kalshi.com/trade-api/ws/v2"
+_REST_EXAMPLE = "https://external-api.kalshi.com/trade-api/v2"
+
+CHECKS: Mapping[str, Callable[[Any], str | None]] = {
+    "exchange.websocket_url": partial(
+        _url_problem, schemes=("wss", "ws"), example=_WEBSOCKET_EXAMPLE
+    ),
+    "exchange.rest_url": partial(_url_problem, schemes=("https", "http"), example=_REST_EXAMPLE),
+    "exchange.key_id": _key_id_problem,
+    "exchange.key_path": _key_path_problem,
+    "exchange.connections": partial(_range_problem, low=1, high=CONNECTIONS_MAX),
+    "exchange.max_clock_skew_ms": partial(
+        _range_problem, low=1_000, high=60_000, what=" (milliseconds)"
+    ),
+    "markets.tickers": _tickers_problem,
+    "markets.series": _tickers_problem,
+    "markets.events": _tickers_problem,
+    "publish.interface": _address_problem,
+    "publish.group_a": _group_problem,
+    "publish.group_b": partial(_group_problem, optional=True),
+    "publish.interface_b": partial(_address_problem, optional=True),
+    "publish.port": partial(_range_problem, low=1, high=65_535),
+    "publish.ttl": partial(_range_problem, low=0, high=255),
+    "publish.publisher": partial(_range_problem, low=0, high=65_535),
+    "metrics.address": partial(_address_problem, any_allowed=True),
+    "metrics.port": partial(_range_problem, low=0, high=65_535, what=" (0: any free port)"),
+    "log.level": partial(_choice_problem, choices=LOG_LEVELS),
+    "log.format": partial(_choice_problem, choices=LOG_FORMATS),
+    "state.directory": _directory_problem,
+}
+"""For each key that its type alone does not check: value to what is wrong with it, or None."""
