@@ -16,6 +16,7 @@ from sortedcontainers import SortedDict
 from tickerplant.bench.load import ReferenceLoad
 from tickerplant.core.book import Book
 from tickerplant.core.fixedpoint import parse_price_e4, parse_size_e2
+from tickerplant.core.packets import Datagram
 from tickerplant.core.plant import Plant
 from tickerplant.limits import FRAMES_PER_FLUSH
 from tickerplant_kalshi.directory import MarketDirectory, Selection
@@ -31,6 +32,17 @@ _PACE_STEP_NS = 10_000_000
 def live_feed(load: ReferenceLoad, now_ns: int = START_NS) -> tuple[KalshiFeed, int]:
     """A feed whose books are all LIVE and published, and the time by then; no sockets."""
     feed = build_feed(load.tickers, now_ns)
+    return feed, make_live(feed, load, now_ns, lambda _datagrams: None)
+
+
+def make_live(
+    feed: KalshiFeed,
+    load: ReferenceLoad,
+    now_ns: int,
+    take: Callable[[list[Datagram]], None],
+) -> int:
+    """Plays the exchange until every book is published; `take` gets the datagrams. Returns the time by then."""
+    take(feed.flush(now_ns))
     feed.connection_opened(0, now_ns)
     connection = feed.connections[0]
     frames = iter(load.snapshots())
@@ -44,8 +56,8 @@ def live_feed(load: ReferenceLoad, now_ns: int = START_NS) -> tuple[KalshiFeed, 
         sent = connection.outgoing(now_ns)
     while feed.plant.unready_books:
         now_ns += _PACE_STEP_NS
-        feed.handle_timer(now_ns)
-    return feed, now_ns
+        take(feed.handle_timer(now_ns))
+    return now_ns
 
 
 def build_feed(tickers: Sequence[str], now_ns: int) -> KalshiFeed:
@@ -57,7 +69,6 @@ def build_feed(tickers: Sequence[str], now_ns: int) -> KalshiFeed:
     ]
     feed.markets_read(records, now_ns)
     feed.discovery_done(now_ns)
-    feed.flush(now_ns)
     return feed
 
 

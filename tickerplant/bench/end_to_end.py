@@ -1,0 +1,117 @@
+"""Real WebSocket to real multicast to a subscriber: load sender, plant and subscriber as three processes.
+
+The plant has a core of its own; sender and subscriber share the next one. Before and after each saturated run the
+plant's process parses frames with `json.loads`, which is the reference of the ratio.
+"""
+
+import os
+import random
+import socket
+import statistics
+import time
+from contextlib import AsyncExitStack
+from typing import Any
+
+from tickerplant.bench.processes import BenchConfig, ChildProcess
+
+PLANT_CORE = 0
+OTHER_CORE = 1
+
+
+class EndToEnd:
+    """One set of processes and the measurements on it."""
+
+    def __init__(self, markets: int, seed: int = 1) -> None:
+        self._markets = markets
+        self._seed = seed
+        self._sender: ChildProcess
+        self._plant: ChildProcess
+        self._subscriber: ChildProcess
+
+    async def start(self, resources: AsyncExitStack) -> None:
+        """Starts the processes; returns when all books are published."""
+        draw = random.Random(os.getpid())  # noqa: S311  # a free group, not a secret
+        group = f"239.192.{draw.randrange(100, 250)}.{draw.randrange(1, 200)}"
+        offset_ns = time.time_ns() - time.monotonic_ns()
+        port = _free_port()
+
+        def config(core: int, url: str = "") -> BenchConfig:
+            return BenchConfig(self._markets, self._seed, group, port, offset_ns, core, url)
+
+        enter = resources.enter_async_context
+        self._sender = await enter(ChildProcess("sender", config(OTHER_CORE)))
+        self._subscriber = await enter(ChildProcess("subscriber_process", config(OTHER_CORE)))
+        await self._subscriber.read()
+        sender_port = (await self._sender.read())["port"]
+        url = f"ws://127.0.0.1:{sender_port}/trade-api/ws/v2"
+        self._plant = await enter(ChildProcess("plant_process", config(PLANT_CORE, url)))
+        await self._plant.read()
+
+    async def saturate(self, *, runs: int, frames: int) -> dict[str, Any]:
+        """Throughput with the plant saturated: {"ratio", "frames_per_s", "reference_per_s", ...}."""
+        references = [await self._reference()]
+        results = []
+        for _ in range(runs):
+            results.append(await self._run_saturated(frames))
+            references.append(await self._reference())
+        rates = [result["frames_per_s"] for result in results]
+        ratios = [
+            rate * 2 / (before + after)
+            for rate, before, after in zip(rates, references[:-1], references[1:], strict=True)
+        ]
+        return {
+            "ratio": statistics.median(ratios),
+            "frames_per_s": statistics.median(rates),
+            "reference_per_s": statistics.median(references),
+            "lost": sum(r["datagrams_lost"] + r["gaps"] + r["sequence_gaps"] for r in results),
+        }
+
+    async def _reference(self) -> float:
+        answer = await self._plant.ask(do="reference")
+        per_second: float = answer["per_second"]
+        return per_second
+
+    async def _run_saturated(self, frames: int) -> dict[str, Any]:
+        await self._subscriber.ask(do="begin", sample=False)
+        await self._plant.ask(do="begin")
+        await self._sender.ask(do="saturate", count=frames)
+        plant = await self._plant.ask(do="finish", count=frames)
+        subscriber = await self._subscriber.ask(do="finish", count=frames)
+        return plant | subscriber
+
+    async def pace(self, *, per_second: int, seconds: float) -> dict[str, Any]:
+        """Latencies at a fixed rate: {"tick_to_wire_us", "wire_to_callback_us", "intended_us"} -> percentiles."""
+        count = int(per_second * seconds)
+        await self._subscriber.ask(do="begin", sample=True)
+        await self._plant.ask(do="begin")
+        times = await self._sender.ask(do="pace", per_second=per_second, seconds=seconds)
+        await self._sender.read()
+        plant = await self._plant.ask(do="finish", count=count)
+        subscriber = await self._subscriber.ask(do="finish", count=count, **times)
+        return plant | subscriber
+
+    async def books_equal(self) -> tuple[int, int]:
+        """(books of the plant, of these equal at the subscriber), by checksum."""
+        plant = await self._plant.ask(do="checksums")
+        subscriber = await self._subscriber.ask(do="checksums", tickers=sorted(plant))
+        return len(plant), sum(subscriber.get(ticker) == crc for ticker, crc in plant.items())
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def measure_end_to_end(
+    *, markets: int, runs: int, frames: int, per_second: int, seconds: float
+) -> dict[str, Any]:
+    """All of it on one set of processes: {"saturated", "paced", "books", "books_equal"}."""
+    async with AsyncExitStack() as resources:
+        bench = EndToEnd(markets)
+        await bench.start(resources)
+        saturated = await bench.saturate(runs=runs, frames=frames)
+        paced = await bench.pace(per_second=per_second, seconds=seconds)
+        books, equal = await bench.books_equal()
+    return {"saturated": saturated, "paced": paced, "books": books, "books_equal": equal}

@@ -1,0 +1,147 @@
+"""Runs the measurements and sets them beside the budgets (design 10)."""
+
+import asyncio
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tickerplant.bench.end_to_end import measure_end_to_end
+from tickerplant.bench.in_process import measure_book, measure_hot_path
+from tickerplant.bench.load import ReferenceLoad
+from tickerplant.bench.subscriber_rate import measure_subscriber
+
+RATE_PER_S = 5_000
+
+
+class Size(msgspec.Struct, frozen=True):
+    """How much to measure; `short` serves the tests, whose numbers mean nothing."""
+
+    markets: int = 2_000
+    chunks: int = 30
+    runs: int = 5
+    frames: int = 150_000
+    seconds: float = 10.0
+
+    @classmethod
+    def short(cls) -> "Size":
+        """A run of a few seconds."""
+        return cls(markets=200, chunks=3, runs=1, frames=20_000, seconds=1.0)
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One line of the report; `met` is None where nothing is demanded."""
+
+    what: str
+    value: str
+    must: str
+    goal: str
+    met: bool | None = None
+
+
+def machine() -> str:
+    """Processor, cores, kernel and Python, for the head of the report."""
+    model = "unknown processor"
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        model = names[0] if names else model
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"{model}, {os.cpu_count()} cores, Linux {platform.release()}, {python}"
+
+
+def measure(size: Size, tell: Callable[[str], None]) -> dict[str, Any]:
+    """All measurements; `tell` gets a line before each."""
+    tell("in process: frames to datagrams, beside json.loads")
+    hot_path = measure_hot_path(ReferenceLoad(markets=size.markets), chunks=size.chunks)
+    tell("in process: the book, beside a SortedDict book")
+    book = measure_book(ReferenceLoad(markets=size.markets), chunks=size.chunks)
+    tell("in process: datagrams to strategy callbacks")
+    subscriber = measure_subscriber(ReferenceLoad(markets=size.markets), chunks=size.chunks)
+    tell("end to end: WebSocket, plant, multicast, subscriber")
+    end_to_end = asyncio.run(
+        measure_end_to_end(
+            markets=size.markets,
+            runs=size.runs,
+            frames=size.frames,
+            per_second=RATE_PER_S,
+            seconds=size.seconds,
+        )
+    )
+    return {"hot_path": hot_path, "book": book, "subscriber": subscriber, **end_to_end}
+
+
+def rows(results: dict[str, Any]) -> list[Row]:
+    """The report, line by line."""
+    hot, book, paced = results["hot_path"], results["book"], results["paced"]
+    saturated = results["saturated"]
+    whole = saturated["lost"] == 0 and results["books"] == results["books_equal"]
+    return [
+        _ratio_row("in process, frame to datagrams", hot["ratio"], hot["frames_per_s"], 1.2, 1.5),
+        _ratio_row(
+            "WebSocket to multicast, saturated",
+            saturated["ratio"],
+            saturated["frames_per_s"],
+            0.85,
+            1.0,
+        ),
+        Row(
+            "  lost; books equal at the subscriber",
+            f"{saturated['lost']}; {results['books_equal']} of {results['books']}",
+            "0; all",
+            "",
+            whole,
+        ),
+        _latency_row("tick to wire", paced["tick_to_wire_us"], (40, 150), (25, 80)),
+        _latency_row("wire to callback", paced["wire_to_callback_us"], (50, 250), (30, 150)),
+        Row("intended send to callback", _micros(paced["intended_us"]), "", ""),
+        Row(
+            "change and best bid and offer in the book",
+            f"{book['book_ns'] / 1000:.2f} us ({book['ratio']:.1f}x faster than SortedDict)",
+            "1 us",
+            "0.3 us",
+            book["book_ns"] <= 1_000,
+        ),
+        Row(
+            "subscriber, decode and callback",
+            f"{results['subscriber']['messages_per_s']:,.0f}/s",
+            "500,000/s",
+            "900,000/s",
+            results["subscriber"]["messages_per_s"] >= 500_000,
+        ),
+    ]
+
+
+def _ratio_row(what: str, ratio: float, per_s: float, must: float, goal: float) -> Row:
+    value = f"{ratio:.2f}x json.loads ({per_s:,.0f}/s)"
+    return Row(what, value, f"{must:g}x", f"{goal:g}x", ratio >= must)
+
+
+def _latency_row(
+    what: str, measured_us: dict[str, float], must_us: tuple[int, int], goal_us: tuple[int, int]
+) -> Row:
+    met = measured_us["p50"] <= must_us[0] and measured_us["p99"] <= must_us[1]
+    must, goal = (f"{p50}, {p99} us" for p50, p99 in (must_us, goal_us))
+    return Row(f"{what} at {RATE_PER_S:,}/s, p50 p99", _micros(measured_us), must, goal, met)
+
+
+def _micros(measured_us: dict[str, float]) -> str:
+    return f"{measured_us['p50']:.0f}, {measured_us['p99']:.0f} us (max {measured_us['max']:.0f})"
+
+
+def table(lines: list[Row]) -> str:
+    """The report as text."""
+    head = Row("measured", "value", "must", "goal")
+    widths = [
+        max(len(getattr(row, name)) for row in (head, *lines)) for name in ("what", "value", "must")
+    ]
+    verdict = {None: "", True: "ok", False: "MISSED"}
+    return "\n".join(
+        f"{row.what:<{widths[0]}}  {row.value:<{widths[1]}}  {row.must:<{widths[2]}}  {row.goal:<12} "
+        f"{verdict[row.met]}".rstrip()
+        for row in (head, *lines)
+    )

@@ -1,0 +1,83 @@
+"""In-process measurement of the subscriber library: packed datagrams to strategy callbacks, on one core."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tickerplant.bench.in_process import CHUNK_FRAMES, START_NS, build_feed, make_live
+from tickerplant.bench.load import ReferenceLoad
+from tickerplant.core.messages import Bbo, LevelUpdate
+from tickerplant.limits import FRAMES_PER_FLUSH
+from tickerplant_subscriber import BookView, Strategy
+from tickerplant_subscriber.arbiter import Arbiter
+from tickerplant_subscriber.dispatch import StrategyDispatch
+from tickerplant_subscriber.filters import TickerFilter
+from tickerplant_subscriber.strategy import streams_of
+
+if TYPE_CHECKING:
+    from tickerplant.core.packets import Datagram
+
+
+class CountingStrategy(Strategy):
+    """The least that a strategy of books and quotes does."""
+
+    def __init__(self) -> None:
+        self.updates = 0
+        self.bbos = 0
+
+    def on_book(self, book: BookView, update: LevelUpdate) -> None:
+        """A delta."""
+        self.updates += 1
+
+    def on_bbo(self, bbo: Bbo) -> None:
+        """A best moved."""
+        self.bbos += 1
+
+
+def measure_subscriber(load: ReferenceLoad, *, chunks: int) -> dict[str, float]:
+    """Messages per second of one core: {"messages_per_s", "messages_per_datagram"}."""
+    feed = build_feed(load.tickers, START_NS)
+    datagrams: list[Datagram] = []
+    now_ns = make_live(feed, load, START_NS, datagrams.extend)
+    strategy = CountingStrategy()
+    receive = _receiver(strategy)
+    for _, datagram in datagrams:
+        receive(0, datagram, now_ns)
+    runs: list[list[Datagram]] = []
+    for _ in range(chunks):
+        run: list[Datagram] = []
+        for index, frame in enumerate(load.deltas(CHUNK_FRAMES)):
+            feed.connections[0].receive_frame(frame, now_ns)
+            if index % FRAMES_PER_FLUSH == 0:
+                run += feed.flush(now_ns)
+        runs.append(run + feed.flush(now_ns))
+    gc.collect()
+    gc.freeze()
+    rates, total = [], 0
+    for run in runs:
+        before = strategy.updates + strategy.bbos
+        started_ns = time.process_time_ns()
+        for _, datagram in run:
+            receive(0, datagram, now_ns)
+        seconds = (time.process_time_ns() - started_ns) / 1e9
+        messages = strategy.updates + strategy.bbos - before
+        total += messages
+        rates.append(messages / seconds)
+    assert strategy.updates == chunks * CHUNK_FRAMES, "every delta must reach the callback"
+    return {
+        "messages_per_s": statistics.median(rates),
+        "messages_per_datagram": total / sum(map(len, runs)),
+    }
+
+
+def _receiver(strategy: Strategy) -> Callable[[int, bytes, int], None]:
+    streams = streams_of(strategy)
+    dispatch = StrategyDispatch(
+        strategy, streams, TickerFilter(strategy.tickers), lambda name: getattr(strategy, name)
+    )
+    arbiter = Arbiter(
+        streams, dispatch.deliver, dispatch.take_event, started_ns=START_NS - 1, line_count=1
+    )
+    return arbiter.receive
