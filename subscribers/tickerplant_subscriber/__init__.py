@@ -1,1 +1,103 @@
-"""Subscriber library of the ticker plant."""
+"""Subscriber library of the ticker plant: every message once and in order, or a gap that says so.
+
+Write a `Strategy` and `run` it, or iterate over a `Subscriber`. Prices are integers in 1e-4 dollar (`_e4`), sizes in
+1e-2 contract (`_e2`), times nanoseconds since the epoch (`_ns`); `format_price_e4` and `format_size_e2` show them.
+"""
+
+from tickerplant.core.fixedpoint import format_price_e4, format_size_e2
+from tickerplant.core.messages import (
+    AnyMessage,
+    Bbo,
+    BookClear,
+    BookLevels,
+    BookReady,
+    BookStale,
+    BookState,
+    BookVerify,
+    FeedPhase,
+    FeedState,
+    GapCause,
+    LevelUpdate,
+    MarketInfo,
+    MarketPhase,
+    MarketState,
+    SessionStart,
+    Side,
+    StaleReason,
+    Stream,
+    Ticker,
+    Trade,
+    UpdateCause,
+    UpstreamGap,
+)
+from tickerplant.errors import ConfigurationError, NetworkSetupError, TickerplantError
+from tickerplant_subscriber.events import (
+    UNKNOWN_SEQ,
+    AnyEvent,
+    DatagramsRefused,
+    Event,
+    Gap,
+    Line,
+    Live,
+    SessionChanged,
+    SessionEnded,
+    Stale,
+    StreamAlive,
+    StreamDead,
+)
+from tickerplant_subscriber.mirror import BookView
+from tickerplant_subscriber.runner import run, run_async
+from tickerplant_subscriber.stats import LineStats, StreamStats, SubscriberStats
+from tickerplant_subscriber.strategy import Strategy
+from tickerplant_subscriber.subscriber import Subscriber
+
+__all__ = [
+    "UNKNOWN_SEQ",
+    "AnyEvent",
+    "AnyMessage",
+    "Bbo",
+    "BookClear",
+    "BookLevels",
+    "BookReady",
+    "BookStale",
+    "BookState",
+    "BookVerify",
+    "BookView",
+    "ConfigurationError",
+    "DatagramsRefused",
+    "Event",
+    "FeedPhase",
+    "FeedState",
+    "Gap",
+    "GapCause",
+    "LevelUpdate",
+    "Line",
+    "LineStats",
+    "Live",
+    "MarketInfo",
+    "MarketPhase",
+    "MarketState",
+    "NetworkSetupError",
+    "SessionChanged",
+    "SessionEnded",
+    "SessionStart",
+    "Side",
+    "Stale",
+    "StaleReason",
+    "Strategy",
+    "Stream",
+    "StreamAlive",
+    "StreamDead",
+    "StreamStats",
+    "Subscriber",
+    "SubscriberStats",
+    "Ticker",
+    "TickerplantError",
+    "Trade",
+    "UpdateCause",
+    "UpstreamGap",
+    "format_price_e4",
+    "format_size_e2",
+    "run",
+    "run_async",
+]

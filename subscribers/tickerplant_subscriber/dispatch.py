@@ -1,0 +1,201 @@
+"""From what the arbiter delivers to the callbacks of a strategy (pure)."""
+
+from collections.abc import Callable, Collection, Mapping
+
+from tickerplant.core.messages import (
+    FeedState,
+    MarketInfo,
+    MarketState,
+    StaleReason,
+    Stream,
+    Ticker,
+    Trade,
+    UpstreamGap,
+)
+from tickerplant_subscriber.events import (
+    DatagramsRefused,
+    Event,
+    Gap,
+    Live,
+    SessionChanged,
+    SessionEnded,
+    Stale,
+    StreamAlive,
+    StreamDead,
+)
+from tickerplant_subscriber.mirror import Mirror, OnOther, OnUpdate
+from tickerplant_subscriber.quotes import OnBbo, Quotes
+from tickerplant_subscriber.strategy import Strategy, overrides
+from tickerplant_subscriber.stream_state import Messages, StreamState
+
+
+class Tables:
+    """The mirrored books and quotes of the joined streams, kept in step with the events of the arbiter."""
+
+    def __init__(
+        self,
+        streams: Collection[Stream],
+        wanted: Mapping[str, bool],
+        tell: Callable[[Event], None],
+        *,
+        on_update: OnUpdate | None = None,
+        on_other: OnOther | None = None,
+        on_bbo: OnBbo | None = None,
+    ) -> None:
+        self.mirror: Mirror | None = None
+        self.quotes: Quotes | None = None
+        self._tell = tell
+        if Stream.DELTA in streams:
+            self.mirror = Mirror(wanted, tell, on_update, on_other)
+        if Stream.BBO in streams:
+            self.quotes = Quotes(wanted, tell, on_bbo)
+
+    def take_event(self, event: Event) -> None:
+        """Changes every state first, then tells the event and what follows from it."""
+        following: list[Event] = []
+        for table in (self.mirror, self.quotes):
+            if table is not None:
+                following += table.receive_event(event)
+        self._tell(event)
+        for consequence in following:
+            self._tell(consequence)
+
+
+class TickerStates:
+    """Which tickers are live on all of the joined sources (BBO, DELTA) together."""
+
+    def __init__(self, sources: Collection[Stream]) -> None:
+        self._all = frozenset(sources)
+        self._live: dict[str, frozenset[int]] = {}
+        self._reasons: dict[str, int] = {}
+
+    def make_stale(self, event: Stale) -> bool:
+        """Whether the ticker was live, is new, or is stale for another known reason now."""
+        live = self._live.get(event.ticker)
+        reason = self._reasons.get(event.ticker)
+        self._live[event.ticker] = (live or frozenset()) - {event.stream}
+        if live is None or live == self._all:
+            self._reasons[event.ticker] = event.reason
+            return True
+        if event.reason in (reason, StaleReason.UNKNOWN):
+            return False
+        self._reasons[event.ticker] = event.reason
+        return True
+
+    def make_live(self, event: Live) -> bool:
+        """Whether the ticker is live on every source by this."""
+        live = self._live.get(event.ticker, frozenset()) | {event.stream}
+        self._live[event.ticker] = live
+        return live == self._all
+
+
+class StrategyDispatch:
+    """Routes messages and events to the callbacks that a strategy overrides; the others cost nothing.
+
+    `guard` wraps each callback: it decides what an exception of the user does.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        streams: Collection[Stream],
+        wanted: Mapping[str, bool],
+        guard: Callable[[str], Callable[..., None]],
+    ) -> None:
+        self._strategy = strategy
+        self._wanted = wanted
+        self._guard = guard
+        self._on_trade = self._callback("on_trade")
+        self._on_ticker = self._callback("on_ticker")
+        self._on_gap = self._callback("on_gap")
+        self._on_market = self._callback("on_market")
+        self._on_feed = self._callback("on_feed")
+        self._on_session = self._callback("on_session")
+        self._on_stale = self._callback("on_stale")
+        self._on_live = self._callback("on_live")
+        sources = {Stream.BBO, Stream.DELTA} & set(streams)
+        self._ticker_states = TickerStates(sources)
+        self.tables = Tables(
+            streams,
+            wanted,
+            self._tell,
+            on_update=self._callback("on_book"),
+            on_bbo=self._callback("on_bbo"),
+        )
+        self._routes: dict[Stream, Callable[[StreamState, Messages], object]] = {
+            Stream.TRADE: self._route_trades,
+            Stream.TICKER: self._route_tickers,
+            Stream.STATUS: self._route_status,
+        }
+        if self.tables.mirror is not None:
+            self._routes[Stream.DELTA] = self.tables.mirror.receive
+        if self.tables.quotes is not None:
+            self._routes[Stream.BBO] = self.tables.quotes.receive
+
+    def _callback(self, name: str) -> Callable[..., None] | None:
+        return self._guard(name) if overrides(self._strategy, name) else None
+
+    def deliver(
+        self, state: StreamState, _first_seq: int, messages: Messages, ts_send_ns: int
+    ) -> None:
+        """Takes messages of one stream, in order."""
+        self._strategy.ts_send_ns = ts_send_ns
+        self._routes[state.stream](state, messages)
+
+    def _route_trades(self, _state: StreamState, messages: Messages) -> None:
+        on_trade, wanted = self._on_trade, self._wanted
+        for message in messages:
+            if type(message) is Trade:
+                if on_trade is not None and wanted[message.ticker]:
+                    on_trade(message)
+            elif type(message) is UpstreamGap:
+                self._route_upstream_gap(message)
+
+    def _route_tickers(self, _state: StreamState, messages: Messages) -> None:
+        on_ticker, wanted = self._on_ticker, self._wanted
+        for message in messages:
+            if type(message) is Ticker:
+                if on_ticker is not None and wanted[message.ticker]:
+                    on_ticker(message)
+            elif type(message) is UpstreamGap:
+                self._route_upstream_gap(message)
+
+    def _route_upstream_gap(self, gap: UpstreamGap) -> None:
+        if self._on_gap is not None and self._wanted[gap.ticker]:
+            self._on_gap(gap)
+
+    def _route_status(self, _state: StreamState, messages: Messages) -> None:
+        for message in messages:
+            if isinstance(message, MarketInfo | MarketState):
+                if self._on_market is not None and self._wanted[message.ticker]:
+                    self._on_market(message)
+            elif isinstance(message, FeedState) and self._on_feed is not None:
+                self._on_feed(message)
+
+    # --- events -----------------------------------------------------------------------------------
+
+    def take_event(self, event: Event) -> None:
+        """Takes an event of the arbiter."""
+        self.tables.take_event(event)
+
+    def _tell(self, event: Event) -> None:
+        match event:
+            case Stale():
+                if self._ticker_states.make_stale(event) and self._on_stale is not None:
+                    self._on_stale(event.ticker, StaleReason(event.reason))
+            case Live():
+                if self._ticker_states.make_live(event) and self._on_live is not None:
+                    self._on_live(event.ticker)
+            case Gap():
+                if self._on_gap is not None:
+                    self._on_gap(event)
+            case SessionChanged():
+                if self._on_session is not None:
+                    self._on_session(event)
+            case SessionEnded():
+                # Told per stream; status is always joined and stands for the session.
+                if self._on_session is not None and event.stream == Stream.STATUS:
+                    self._on_session(event)
+            case StreamDead() | StreamAlive() | DatagramsRefused():
+                if self._on_feed is not None:
+                    self._on_feed(event)

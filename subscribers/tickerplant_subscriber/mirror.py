@@ -1,0 +1,411 @@
+"""The books of the plant, mirrored from the delta stream (pure).
+
+    SYNCING  nothing proven yet: a new book, a new session, or cleared with an image to follow
+    LIVE     equals the plant's book at this place of the sequence
+    STALE    may be wrong: the plant said so, or messages were lost, or it contradicts the plant
+
+Levels of a book that is not LIVE are kept and follow the absolute sizes of `LevelUpdate`; only a checksum of the
+plant (`BookReady`, `BookVerify`) that equals ours makes it LIVE, whatever was lost before. A dead stream that comes
+back without having missed anything makes LIVE again what its silence made STALE.
+"""
+
+import struct
+from collections.abc import Callable, ItemsView, Iterator, Mapping
+
+from tickerplant.core.book import Book, Level
+from tickerplant.core.messages import (
+    AnyMessage,
+    BookClear,
+    BookLevels,
+    BookReady,
+    BookStale,
+    BookState,
+    BookVerify,
+    LevelUpdate,
+    StaleReason,
+    Stream,
+)
+from tickerplant.limits import BOOK_PARTS_MAX, MARKETS_MAX, PRICE_E4_MAX, SIZE_E2_MAX
+from tickerplant_subscriber.events import (
+    Event,
+    Gap,
+    Live,
+    SessionChanged,
+    SessionEnded,
+    Stale,
+    StreamAlive,
+    StreamDead,
+)
+from tickerplant_subscriber.stream_state import Messages, StreamState
+
+
+class BookView:
+    """A market's book as the plant has it, read-only and always current; trade on it only while `live`.
+
+    Prices in 1e-4 dollar, sizes in 1e-2 contract; an absent side reads as 0. It changes between two callbacks:
+    copy what must stay (`depth`).
+    """
+
+    __slots__ = ("_book", "_live", "_next_part", "_reason", "_state", "_ticker")
+
+    def __init__(self, ticker: str) -> None:
+        self._ticker = ticker
+        self._book = Book()
+        self._state = BookState.SYNCING
+        self._live = False
+        self._reason = StaleReason.UNKNOWN
+        self._next_part: int | None = None
+
+    @property
+    def ticker(self) -> str:
+        """The market's ticker."""
+        return self._ticker
+
+    @property
+    def state(self) -> BookState:
+        """SYNCING, LIVE or STALE."""
+        return self._state
+
+    @property
+    def live(self) -> bool:
+        """Whether the book equals the plant's; only then may it be traded on."""
+        return self._live
+
+    @property
+    def stale_reason(self) -> StaleReason:
+        """Why the book is STALE; of no meaning in another state."""
+        return self._reason
+
+    @property
+    def bids(self) -> Mapping[int, int]:
+        """All bids, price_e4 -> size_e2, prices ascending; a copy."""
+        return self._book.bids
+
+    @property
+    def asks(self) -> Mapping[int, int]:
+        """All asks, price_e4 -> size_e2, prices ascending; a copy."""
+        return self._book.asks
+
+    @property
+    def best_bid_e4(self) -> int:
+        """Highest bid."""
+        return self._book.best_bid_e4
+
+    @property
+    def best_bid_size_e2(self) -> int:
+        """Size at the best bid."""
+        return self._book.best_bid_size_e2
+
+    @property
+    def best_ask_e4(self) -> int:
+        """Lowest ask."""
+        return self._book.best_ask_e4
+
+    @property
+    def best_ask_size_e2(self) -> int:
+        """Size at the best ask."""
+        return self._book.best_ask_size_e2
+
+    @property
+    def mid_e5(self) -> int | None:
+        """Middle of best bid and best ask in 1e-5 dollar, exact; None unless both exist."""
+        return self._book.mid_e5
+
+    @property
+    def spread_e4(self) -> int | None:
+        """Best ask minus best bid; None unless both exist."""
+        return self._book.spread_e4
+
+    @property
+    def crossed(self) -> bool:
+        """Whether the best bid is above the best ask."""
+        return self._book.crossed
+
+    @property
+    def level_count(self) -> int:
+        """Levels of both sides."""
+        return self._book.level_count
+
+    def bbo(self) -> tuple[int, int, int, int]:
+        """(bid_e4, bid_size_e2, ask_e4, ask_size_e2)."""
+        return self._book.bbo()
+
+    def depth(self, count: int) -> tuple[list[Level], list[Level]]:
+        """The `count` best (price_e4, size_e2) of bids and of asks, best first; a copy."""
+        return self._book.depth(count)
+
+    def size_at(self, side: int, price_e4: int) -> int:
+        """Size of a level, 0 if absent."""
+        return self._book.size_at(side, price_e4)
+
+    def checksum(self) -> int:
+        """CRC-32 over all levels, as in `BookReady`."""
+        return self._book.checksum()
+
+    def __repr__(self) -> str:
+        """Ticker, state and best levels."""
+        return f"BookView({self._ticker!r}, {self._state.name}, bbo={self._book.bbo()})"
+
+
+class PlantBooks:
+    """The books of one plant in its current session; `paused` were LIVE when the stream went silent."""
+
+    __slots__ = ("paused", "session", "views")
+
+    def __init__(self, session: int) -> None:
+        self.session = session
+        self.views: dict[str, BookView] = {}
+        self.paused: list[BookView] = []
+
+
+OnUpdate = Callable[[BookView, LevelUpdate], None]
+OnOther = Callable[[AnyMessage], None]
+
+
+class Mirror:
+    """All wanted books of all plants.
+
+    `wanted[ticker]` chooses; `tell` gets `Stale` and `Live`; `on_update` each `LevelUpdate` after it was applied to a
+    LIVE book; `on_other` every other message of a wanted ticker after it was applied.
+    """
+
+    def __init__(
+        self,
+        wanted: Mapping[str, bool],
+        tell: Callable[[Event], None],
+        on_update: OnUpdate | None = None,
+        on_other: OnOther | None = None,
+    ) -> None:
+        self.books_refused = 0
+        self.mismatches = 0
+        self._wanted = wanted
+        self._tell = tell
+        self._on_update = on_update
+        self._on_other = on_other
+        self._plants: dict[tuple[int, int], PlantBooks] = {}
+        self._apply_other: dict[type, Callable[[StreamState, BookView, AnyMessage], None]] = {
+            LevelUpdate: self._apply_update,
+            BookStale: self._apply_stale,
+            BookClear: self._apply_clear,
+            BookLevels: self._apply_levels,
+            BookReady: self._apply_checksum,
+            BookVerify: self._apply_checksum,
+        }
+
+    def view(self, ticker: str) -> BookView | None:
+        """The book of `ticker`, None if the plant never spoke of it."""
+        for books in self._plants.values():
+            view = books.views.get(ticker)
+            if view is not None:
+                return view
+        return None
+
+    def views(self) -> Iterator[BookView]:
+        """Every book."""
+        for books in self._plants.values():
+            yield from books.views.values()
+
+    # --- messages ---------------------------------------------------------------------------------
+
+    def receive(self, state: StreamState, messages: Messages) -> bool:
+        """Applies messages of the delta stream, in order; False, with nothing done, if they are of an old session."""
+        books = self._plants.get((state.publisher, state.partition))
+        if books is None or books.session != state.session:
+            return False
+        views = books.views
+        on_update = self._on_update
+        for message in messages:
+            if message is None:
+                continue
+            view = views.get(message.ticker)
+            if view is None:
+                view = self._open_view(books, message.ticker)
+                if view is None:
+                    continue
+            if type(message) is LevelUpdate and view._live:
+                price_e4, size_e2 = message.price_e4, message.size_e2
+                if (
+                    0 < price_e4 < PRICE_E4_MAX
+                    and view._book.apply(message.side, price_e4, message.delta_e2) == size_e2 >= 0
+                ):
+                    if on_update is not None:
+                        on_update(view, message)
+                    continue
+                self._make_stale(state, view, StaleReason.INCONSISTENT)
+            self._receive_other(state, view, message)
+        return True
+
+    def _receive_other(self, state: StreamState, view: BookView, message: AnyMessage) -> None:
+        apply = self._apply_other.get(type(message))
+        if apply is not None:
+            apply(state, view, message)
+        if self._on_other is not None:
+            self._on_other(message)
+
+    def _open_view(self, books: PlantBooks, ticker: str) -> BookView | None:
+        if not ticker or not self._wanted[ticker]:
+            return None
+        if len(books.views) >= MARKETS_MAX:
+            for idle in [name for name, view in books.views.items() if not view.live]:
+                del books.views[idle]
+            if len(books.views) >= MARKETS_MAX:
+                self.books_refused += 1
+                return None
+        view = books.views[ticker] = BookView(ticker)
+        return view
+
+    def _apply_update(self, _state: StreamState, view: BookView, message: AnyMessage) -> None:
+        """A level of a book that is not LIVE: its absolute size is right at this place whatever was lost."""
+        assert type(message) is LevelUpdate
+        if 0 < message.price_e4 < PRICE_E4_MAX and 0 <= message.size_e2 <= SIZE_E2_MAX:
+            view._book.set_level(message.side, message.price_e4, message.size_e2)
+
+    def _apply_stale(self, state: StreamState, view: BookView, message: AnyMessage) -> None:
+        assert type(message) is BookStale
+        self._make_stale(state, view, _known_reason(message.reason))
+
+    def _apply_clear(self, state: StreamState, view: BookView, _message: AnyMessage) -> None:
+        """An image may follow; of a LIVE book it is the end, since a new image is announced by `BookStale`."""
+        if view._live:
+            self._make_stale(state, view, StaleReason.SUBSCRIPTION_ENDED)
+        view._state = BookState.SYNCING
+        view._book.clear()
+        view._next_part = None
+
+    def _apply_levels(self, state: StreamState, view: BookView, message: AnyMessage) -> None:
+        assert type(message) is BookLevels
+        if message.part == 0:
+            self._apply_clear(state, view, message)
+            view._next_part = 0
+        in_order = message.part == view._next_part and message.part < message.parts
+        if not in_order or message.parts > BOOK_PARTS_MAX:
+            view._next_part = -1
+            return
+        view._next_part = message.part + 1 if message.part + 1 < message.parts else None
+        bids, asks = _plausible(message.bids), _plausible(message.asks)
+        if message.parts == 1:
+            view._book.load(bids, asks)
+            return
+        for side, levels in ((0, bids), (1, asks)):
+            for price_e4, size_e2 in levels:
+                view._book.set_level(side, price_e4, size_e2)
+
+    def _apply_checksum(self, state: StreamState, view: BookView, message: AnyMessage) -> None:
+        """The plant's book is LIVE and has this checksum here; ours is LIVE exactly if it has the same."""
+        assert isinstance(message, BookReady | BookVerify)
+        complete = view._next_part is None
+        view._next_part = None
+        if complete and _checksum_of(view) == message.checksum:
+            self._make_live(state.publisher, state.partition, view)
+        else:
+            self.mismatches += 1
+            self._make_stale(state, view, StaleReason.CHECKSUM_MISMATCH)
+
+    # --- state ------------------------------------------------------------------------------------
+
+    def _make_live(self, publisher: int, partition: int, view: BookView) -> None:
+        if not view._live:
+            view._state = BookState.LIVE
+            view._live = True
+            self._tell(Live(view._ticker, Stream.DELTA, publisher=publisher, partition=partition))
+
+    def _make_stale(self, state: StreamState, view: BookView, reason: StaleReason) -> None:
+        """Told when the book was not STALE before or the reason is another one."""
+        if view._state is BookState.STALE and view._reason is reason:
+            return
+        view._state = BookState.STALE
+        view._live = False
+        view._reason = reason
+        self._tell(_stale(view, state.publisher, state.partition))
+
+    def receive_event(self, event: Event) -> list[Event]:
+        """Takes an event of the arbiter; returns the `Stale` and `Live` that follow, all states already changed."""
+        key = (event.publisher, event.partition)
+        if isinstance(event, SessionChanged):
+            return self._change_session(key, event.session)
+        books = self._plants.get(key)
+        if books is None or getattr(event, "stream", None) != Stream.DELTA:
+            return []
+        if isinstance(event, StreamAlive):
+            return self._resume(books, event)
+        if isinstance(event, StreamDead | SessionEnded):
+            books.paused = [view for view in books.views.values() if view.live]
+            return self._invalidate(books, key, StaleReason.STREAM_DEAD)
+        if isinstance(event, Gap) and event.session == books.session:
+            books.paused = []
+            return self._invalidate(books, key, StaleReason.NETWORK_GAP)
+        return []
+
+    def _resume(self, books: PlantBooks, event: StreamAlive) -> list[Event]:
+        paused, books.paused = books.paused, []
+        if not event.contiguous or event.session != books.session:
+            return []
+        resumed = [view for view in paused if view._reason is StaleReason.STREAM_DEAD]
+        for view in resumed:
+            view._state = BookState.LIVE
+            view._live = True
+        return [
+            Live(
+                view._ticker,
+                Stream.DELTA,
+                publisher=event.publisher,
+                partition=event.partition,
+            )
+            for view in resumed
+        ]
+
+    def _invalidate(
+        self, books: PlantBooks, key: tuple[int, int], reason: StaleReason
+    ) -> list[Event]:
+        stale: list[Event] = []
+        for view in books.views.values():
+            if view._live:
+                view._state = BookState.STALE
+                view._live = False
+                view._reason = reason
+                stale.append(_stale(view, *key))
+            view._next_part = None if view._next_part is None else -1
+        return stale
+
+    def _change_session(self, key: tuple[int, int], session: int) -> list[Event]:
+        books = self._plants.get(key)
+        if books is None:
+            self._plants[key] = PlantBooks(session)
+            return []
+        books.session = session
+        books.paused = []
+        stale = self._invalidate(books, key, StaleReason.NEW_SESSION)
+        for view in books.views.values():
+            view._state = BookState.SYNCING
+            view._book.clear()
+            view._next_part = None
+        return stale
+
+
+def _stale(view: BookView, publisher: int, partition: int) -> Stale:
+    return Stale(view._ticker, Stream.DELTA, view._reason, publisher=publisher, partition=partition)
+
+
+def _plausible(levels: tuple[Level, ...]) -> ItemsView[int, int]:
+    """The levels that a book can hold, each price once; where any is left out the checksum tells."""
+    return {
+        price_e4: size_e2
+        for price_e4, size_e2 in levels
+        if 0 < price_e4 < PRICE_E4_MAX and 0 < size_e2 <= SIZE_E2_MAX
+    }.items()
+
+
+def _checksum_of(view: BookView) -> int:
+    """The checksum, or -1 (never sent) where a level has grown beyond 64 bits."""
+    try:
+        return view._book.checksum()
+    except struct.error:
+        return -1
+
+
+def _known_reason(reason: int) -> StaleReason:
+    """Reasons of a newer plant read as UNKNOWN."""
+    try:
+        return StaleReason(reason)
+    except ValueError:
+        return StaleReason.UNKNOWN

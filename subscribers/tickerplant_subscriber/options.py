@@ -1,0 +1,93 @@
+"""Where a subscriber listens."""
+
+import ipaddress
+from typing import TypedDict
+
+import msgspec
+
+from tickerplant.core.messages import Stream
+from tickerplant.errors import ConfigurationError
+from tickerplant.limits import SUBSCRIBER_RECEIVE_BUFFER_BYTES
+
+_STREAM_COUNT = len(Stream)
+
+
+class NetworkOptions(TypedDict, total=False):
+    """The keyword arguments of `run`, `run_async` and `Subscriber` about the network; see `ReceiverOptions`."""
+
+    interface: str
+    interface_b: str
+    group_a: str
+    group_b: str
+    port: int
+    source: str
+    receive_buffer_bytes: int
+
+
+class ReceiverOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Groups, port and interface; stream n (1 trade, 2 bbo, 3 ticker, 4 delta, 5 status) is group + n - 1.
+
+    Raises `ConfigurationError` for values that cannot be right.
+    """
+
+    interface: str = "127.0.0.1"
+    """IPv4 address of the interface on which line A is joined."""
+    interface_b: str = ""
+    """The same for line B; empty: as line A."""
+    group_a: str = "239.192.77.1"
+    """First multicast group of line A."""
+    group_b: str = ""
+    """First multicast group of line B, by default of the plant 239.192.78.1; empty: line A alone."""
+    port: int = 26400
+    """UDP port of every group."""
+    source: str = ""
+    """IPv4 address of the plant's host for a source-specific join; empty: any source."""
+    receive_buffer_bytes: int = SUBSCRIBER_RECEIVE_BUFFER_BYTES
+    """Kernel receive buffer asked for, of each socket."""
+
+    def __post_init__(self) -> None:
+        """Checks every value."""
+        for name in ("group_a", "group_b"):
+            group = getattr(self, name)
+            if group or name == "group_a":
+                _check_group(name, group)
+        for name in ("interface", "interface_b", "source"):
+            address = getattr(self, name)
+            if address or name == "interface":
+                _check_address(name, address)
+        if not 0 < self.port <= 65_535:
+            raise ConfigurationError(f"port = {self.port}: a UDP port is 1 to 65535")
+        if self.receive_buffer_bytes <= 0:
+            raise ConfigurationError(
+                f"receive_buffer_bytes = {self.receive_buffer_bytes}: must be positive"
+            )
+
+    @property
+    def lines(self) -> tuple[tuple[str, str], ...]:
+        """(first group, interface) of each line in use."""
+        line_a = (self.group_a, self.interface)
+        if not self.group_b:
+            return (line_a,)
+        return (line_a, (self.group_b, self.interface_b or self.interface))
+
+
+def group_of(first_group: str, stream: int) -> str:
+    """The multicast group of a stream, by the first group of its line."""
+    return str(ipaddress.IPv4Address(first_group) + stream - 1)
+
+
+def _check_group(name: str, group: str) -> None:
+    first = _check_address(name, group)
+    if not (first.is_multicast and (first + _STREAM_COUNT - 1).is_multicast):
+        raise ConfigurationError(
+            f"{name} = {group!r} is not multicast; use a group such as 239.192.77.1"
+        )
+
+
+def _check_address(name: str, address: str) -> ipaddress.IPv4Address:
+    try:
+        return ipaddress.IPv4Address(address)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{name} = {address!r} is not an IPv4 address; `ip -4 address` lists those of this host"
+        ) from error

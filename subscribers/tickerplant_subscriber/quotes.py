@@ -1,0 +1,169 @@
+"""The last best bid and offer of every ticker, with its own staleness (pure).
+
+A strategy that listens to BBO alone has no book whose state it could ask: what the plant says in `Bbo.state`, and
+what we lose ourselves, is told as `Stale` and `Live` for the stream BBO. A `Bbo` is absolute, so the next one heals.
+"""
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from tickerplant.core.messages import Bbo, BookState, StaleReason, Stream
+from tickerplant.limits import MARKETS_MAX
+from tickerplant_subscriber.events import (
+    Event,
+    Gap,
+    Live,
+    SessionChanged,
+    SessionEnded,
+    Stale,
+    StreamAlive,
+    StreamDead,
+)
+from tickerplant_subscriber.stream_state import Messages, StreamState
+
+OnBbo = Callable[[Bbo], None]
+
+_LIVE = int(BookState.LIVE)
+
+
+class PlantQuotes:
+    """Last quotes of one plant; `live` are the tickers whose quote may be traded on, `paused` went silent LIVE."""
+
+    __slots__ = ("last", "live", "paused", "session")
+
+    def __init__(self, session: int) -> None:
+        self.session = session
+        self.last: dict[str, Bbo] = {}
+        self.live: set[str] = set()
+        self.paused: dict[str, Bbo] = {}
+
+
+class Quotes:
+    """All wanted quotes of all plants; `tell` gets `Stale` and `Live` before `on_bbo` gets the message."""
+
+    def __init__(
+        self,
+        wanted: Mapping[str, bool],
+        tell: Callable[[Event], None],
+        on_bbo: OnBbo | None = None,
+    ) -> None:
+        self.quotes_refused = 0
+        self._wanted = wanted
+        self._tell = tell
+        self._on_bbo = on_bbo
+        self._plants: dict[tuple[int, int], PlantQuotes] = {}
+
+    def last(self, ticker: str) -> Bbo | None:
+        """The last quote, its `state` STALE if something was lost since; None if there was none."""
+        for quotes in self._plants.values():
+            bbo = quotes.last.get(ticker)
+            if bbo is not None:
+                return bbo
+        return None
+
+    @property
+    def live_count(self) -> int:
+        """Tickers whose quote may be traded on."""
+        return sum(len(quotes.live) for quotes in self._plants.values())
+
+    @property
+    def ticker_count(self) -> int:
+        """Tickers with a quote."""
+        return sum(len(quotes.last) for quotes in self._plants.values())
+
+    def receive(self, state: StreamState, messages: Messages) -> bool:
+        """Takes messages of the BBO stream, in order; False, with nothing done, if they are of an old session."""
+        quotes = self._plants.get((state.publisher, state.partition))
+        if quotes is None or quotes.session != state.session:
+            return False
+        wanted, last, live, on_bbo = self._wanted, quotes.last, quotes.live, self._on_bbo
+        for message in messages:
+            if type(message) is not Bbo:
+                continue
+            ticker = message.ticker
+            if message.state == _LIVE and ticker in live:
+                last[ticker] = message
+            elif not wanted[ticker] or not self._change(state, quotes, message):
+                continue
+            if on_bbo is not None:
+                on_bbo(message)
+        return True
+
+    def _change(self, state: StreamState, quotes: PlantQuotes, bbo: Bbo) -> bool:
+        """A quote that is new, not LIVE or LIVE again; False if it is one too many."""
+        ticker = bbo.ticker
+        previous = quotes.last.get(ticker)
+        if previous is None and len(quotes.last) >= MARKETS_MAX:
+            self._forget_closed(quotes)
+            if len(quotes.last) >= MARKETS_MAX:
+                self.quotes_refused += 1
+                return False
+        quotes.last[ticker] = bbo
+        plant = {"publisher": state.publisher, "partition": state.partition}
+        if bbo.state == BookState.LIVE:
+            quotes.live.add(ticker)
+            self._tell(Live(ticker, Stream.BBO, **plant))
+            return True
+        was_live = ticker in quotes.live
+        quotes.live.discard(ticker)
+        if was_live or previous is None:
+            closed = bbo.state == BookState.CLOSED
+            reason = StaleReason.SUBSCRIPTION_ENDED if closed else StaleReason.UNKNOWN
+            self._tell(Stale(ticker, Stream.BBO, reason, **plant))
+        return True
+
+    @staticmethod
+    def _forget_closed(quotes: PlantQuotes) -> None:
+        for ticker in [name for name, bbo in quotes.last.items() if bbo.state == BookState.CLOSED]:
+            del quotes.last[ticker]
+
+    def receive_event(self, event: Event) -> list[Event]:
+        """Takes an event of the arbiter; returns the `Stale` and `Live` that follow, all states already changed."""
+        key = (event.publisher, event.partition)
+        if isinstance(event, SessionChanged):
+            quotes = self._plants.get(key)
+            stale = self._invalidate(quotes, event, StaleReason.NEW_SESSION) if quotes else []
+            self._plants[key] = PlantQuotes(event.session)
+            return stale
+        quotes = self._plants.get(key)
+        if quotes is None or getattr(event, "stream", None) != Stream.BBO:
+            return []
+        if isinstance(event, StreamAlive):
+            return self._resume(quotes, event)
+        if isinstance(event, StreamDead | SessionEnded):
+            quotes.paused = {ticker: quotes.last[ticker] for ticker in sorted(quotes.live)}
+            return self._invalidate(quotes, event, StaleReason.STREAM_DEAD)
+        if isinstance(event, Gap) and event.session == quotes.session:
+            quotes.paused = {}
+            return self._invalidate(quotes, event, StaleReason.NETWORK_GAP)
+        return []
+
+    def _invalidate(self, quotes: PlantQuotes, event: Event, reason: StaleReason) -> list[Event]:
+        tickers = sorted(quotes.live)
+        quotes.live.clear()
+        for ticker in tickers:
+            quotes.last[ticker] = msgspec.structs.replace(
+                quotes.last[ticker], state=int(BookState.STALE)
+            )
+        return [
+            Stale(
+                ticker,
+                Stream.BBO,
+                reason,
+                publisher=event.publisher,
+                partition=event.partition,
+            )
+            for ticker in tickers
+        ]
+
+    def _resume(self, quotes: PlantQuotes, event: StreamAlive) -> list[Event]:
+        paused, quotes.paused = quotes.paused, {}
+        if not event.contiguous or event.session != quotes.session:
+            return []
+        quotes.last.update(paused)
+        quotes.live.update(paused)
+        return [
+            Live(ticker, Stream.BBO, publisher=event.publisher, partition=event.partition)
+            for ticker in paused
+        ]

@@ -1,0 +1,208 @@
+"""The sockets of a subscriber and its timers; everything else is the arbiter's."""
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from tickerplant.core.messages import Stream
+from tickerplant.limits import (
+    DATAGRAM_MAX_BYTES,
+    DATAGRAMS_PER_DRAIN,
+    DECISION_DELAY_MAX_NS,
+    KERNEL_DROPS_READ_INTERVAL_NS,
+)
+from tickerplant_subscriber.arbiter import Arbiter
+from tickerplant_subscriber.events import Line
+from tickerplant_subscriber.options import ReceiverOptions, group_of
+from tickerplant_subscriber.sockets import (
+    inode_of,
+    open_group_socket,
+    read_udp_drops,
+    receive_buffer_of,
+)
+
+logger = logging.getLogger("tickerplant_subscriber")
+
+HOUSEKEEPING_S = 1.0
+_READ_BYTES = DATAGRAM_MAX_BYTES + 1
+
+
+class SteadyClock:
+    """Nanoseconds since the epoch that never go back and do not jump when the wall clock is set."""
+
+    def __init__(self) -> None:
+        self._offset_ns = time.time_ns() - time.monotonic_ns()
+
+    def now_ns(self) -> int:
+        """The time."""
+        return time.monotonic_ns() + self._offset_ns
+
+    def wall_step_ns(self) -> int:
+        """How far the wall clock was set ahead (or, negative, back) since the start."""
+        return time.time_ns() - self.now_ns()
+
+
+@dataclass(slots=True)
+class GroupSocket:
+    """One joined group."""
+
+    line: Line
+    stream: Stream
+    socket: socket.socket
+    inode: int
+    kernel_drops: int = 0
+
+
+class Receiver:
+    """Reads the groups of the joined streams on all lines and feeds the arbiter.
+
+    An exception from a callback of the arbiter ends the receiver and is handed to `fail`, once.
+    """
+
+    def __init__(
+        self,
+        options: ReceiverOptions,
+        streams: Collection[Stream],
+        fail: Callable[[Exception], None],
+        clock: SteadyClock,
+    ) -> None:
+        self.receive_buffer_bytes = 0
+        self.socket_errors = 0
+        self._options = options
+        self._streams = streams
+        self._fail = fail
+        self._clock = clock
+        self._sockets: list[GroupSocket] = []
+        self._arbiter: Arbiter
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due_ns = 0
+        self._housekeeping: asyncio.TimerHandle | None = None
+        self._drops_read_ns = 0
+
+    def open(self) -> None:
+        """Joins the groups. Raises `NetworkSetupError`, with nothing left open."""
+        options = self._options
+        try:
+            for line, (first_group, interface) in zip(Line, options.lines, strict=False):
+                for stream in sorted(self._streams):
+                    receiver = open_group_socket(
+                        group_of(first_group, stream),
+                        options.port,
+                        interface,
+                        options.source,
+                        options.receive_buffer_bytes,
+                    )
+                    group_socket = GroupSocket(line, stream, receiver, inode_of(receiver))
+                    self._sockets.append(group_socket)
+        except BaseException:
+            self.close()
+            raise
+        self.receive_buffer_bytes = min(receive_buffer_of(each.socket) for each in self._sockets)
+        if self.receive_buffer_bytes < options.receive_buffer_bytes:
+            logger.warning(
+                "receive buffer is %d B, asked for %d B; raise it with: sysctl -w net.core.rmem_max=%d",
+                self.receive_buffer_bytes,
+                options.receive_buffer_bytes,
+                options.receive_buffer_bytes,
+            )
+
+    def start(self, arbiter: Arbiter) -> None:
+        """Begins to read, on the running loop."""
+        self._arbiter = arbiter
+        self._loop = asyncio.get_running_loop()
+        for group_socket in self._sockets:
+            self._loop.add_reader(group_socket.socket, self._on_readable, group_socket)
+        self._keep_house()
+
+    def close(self) -> None:
+        """Leaves the groups; may be called twice."""
+        for timer in (self._timer, self._housekeeping):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._housekeeping = None
+        for group_socket in self._sockets:
+            if self._loop is not None:
+                self._loop.remove_reader(group_socket.socket)
+            group_socket.socket.close()
+        self._sockets = []
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def _on_readable(self, group_socket: GroupSocket) -> None:
+        now_ns = self._clock.now_ns()
+        try:
+            self._drain(group_socket, now_ns)
+            self._schedule(now_ns)
+        except Exception as error:  # noqa: BLE001  # a callback of the user raised
+            self._stop_with(error)
+
+    def _drain(self, group_socket: GroupSocket, now_ns: int) -> bool:
+        """Reads what is there, at most `DATAGRAMS_PER_DRAIN`; whether more may be waiting."""
+        line, read = group_socket.line, group_socket.socket.recv
+        receive = self._arbiter.receive
+        for _ in range(DATAGRAMS_PER_DRAIN):
+            try:
+                datagram = read(_READ_BYTES)
+            except BlockingIOError:
+                return False
+            except OSError:
+                self.socket_errors += 1
+                return False
+            receive(line, datagram, now_ns)
+        return True
+
+    def _stop_with(self, error: Exception) -> None:
+        self.close()
+        self._fail(error)
+
+    # --- timers -----------------------------------------------------------------------------------
+
+    def _schedule(self, now_ns: int) -> None:
+        due_ns = self._arbiter.next_deadline_ns()
+        if due_ns is None or self._loop is None or not self._sockets:
+            return
+        if self._timer is not None:
+            if self._timer_due_ns <= due_ns:
+                return
+            self._timer.cancel()
+        self._timer_due_ns = due_ns
+        self._timer = self._loop.call_later(max(0, due_ns - now_ns) / 1e9, self._on_timer)
+
+    def _on_timer(self) -> None:
+        """Reads first and decides then: after a stall of this process the datagrams are there, only unread."""
+        self._timer = None
+        due_ns = self._timer_due_ns
+        try:
+            now_ns = self._clock.now_ns()
+            unread = [each for each in self._sockets if self._drain(each, now_ns)]
+            now_ns = self._clock.now_ns()
+            if not unread or now_ns - due_ns > DECISION_DELAY_MAX_NS:
+                if self._arbiter.hole_due(now_ns):
+                    self._read_kernel_drops(now_ns)
+                self._arbiter.handle_timer(now_ns)
+            self._schedule(now_ns)
+        except Exception as error:  # noqa: BLE001  # a callback of the user raised
+            self._stop_with(error)
+
+    def _keep_house(self) -> None:
+        assert self._loop is not None
+        self._housekeeping = self._loop.call_later(HOUSEKEEPING_S, self._keep_house)
+        self._read_kernel_drops(self._clock.now_ns())
+        self._arbiter.clock_step_ns = max(0, self._clock.wall_step_ns())
+
+    def _read_kernel_drops(self, now_ns: int) -> None:
+        """Per stream, over its lines; a look at the kernel's table costs about 0.1 ms, so not too often."""
+        if now_ns - self._drops_read_ns < KERNEL_DROPS_READ_INTERVAL_NS:
+            return
+        self._drops_read_ns = now_ns
+        drops = read_udp_drops({each.inode for each in self._sockets})
+        totals: dict[int, int] = {}
+        for each in self._sockets:
+            each.kernel_drops = drops.get(each.inode, each.kernel_drops)
+            totals[each.stream] = totals.get(each.stream, 0) + each.kernel_drops
+        for stream, total in totals.items():
+            self._arbiter.note_kernel_drops(stream, total)

@@ -1,0 +1,80 @@
+"""Options of the commands that listen: which markets, where, and how long."""
+
+import argparse
+import re
+from typing import TYPE_CHECKING
+
+from tickerplant.commands.options import add_config_options, load_config_of
+
+if TYPE_CHECKING:
+    from tickerplant_subscriber.options import NetworkOptions
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|)")
+_UNIT_S = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_duration_s(text: str) -> float:
+    """Seconds of `10`, `10s`, `500ms`, `2m` or `1h`. Raises what argparse turns into a usage error."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 10s, 500ms or 2m")
+    return float(match[1]) * _UNIT_S[match[2]]
+
+
+def parse_count(text: str) -> int:
+    """A positive integer. Raises what argparse turns into a usage error."""
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
+
+
+def add_subscription_options(parser: argparse.ArgumentParser) -> None:
+    """Adds markets, duration and network; `network_options_of` and `tickers_of` read them."""
+    parser.add_argument(
+        "patterns",
+        metavar="TICKER",
+        nargs="*",
+        help="markets, as shell patterns such as 'KXBTC*' (default: all)",
+    )
+    parser.add_argument(
+        "--ticker",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        dest="tickers",
+        help="the same as an option; may be given several times",
+    )
+    parser.add_argument(
+        "--for",
+        type=parse_duration_s,
+        metavar="DURATION",
+        dest="duration_s",
+        help="stop after 10s, 500ms, 2m; plain numbers are seconds",
+    )
+    group = parser.add_argument_group(
+        "network", "Where not given, as in section [publish] of the configuration."
+    )
+    group.add_argument("--interface", metavar="ADDRESS", help="IPv4 address of the interface")
+    group.add_argument("--group-a", metavar="GROUP", help="first multicast group of line A")
+    group.add_argument("--group-b", metavar="GROUP", help="first multicast group of line B")
+    group.add_argument("--port", type=int, help="UDP port of every group")
+    group.add_argument("--source", metavar="ADDRESS", help="accept this sender only")
+    add_config_options(parser)
+
+
+def tickers_of(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """The patterns given, or the one that matches all."""
+    return (*arguments.patterns, *arguments.tickers) or ("*",)
+
+
+def network_options_of(arguments: argparse.Namespace) -> "NetworkOptions":
+    """Where to listen: command line, else configuration. Raises `ConfigurationError`."""
+    publish = load_config_of(arguments).config.publish
+    return {
+        "interface": arguments.interface or publish.interface,
+        "interface_b": arguments.interface or publish.interface_b,
+        "group_a": arguments.group_a or publish.group_a,
+        "group_b": arguments.group_b or publish.group_b,
+        "port": publish.port if arguments.port is None else arguments.port,
+        "source": arguments.source or "",
+    }
