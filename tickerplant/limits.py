@@ -71,6 +71,8 @@ SUBSCRIPTION_SILENCE_NS = 30_000_000_000
 """No frame on a sid for so long: it is probed; no answer means resubscribe."""
 SUBSCRIPTION_RETRY_NS = 1_000_000_000
 """A subscription that ends again and again is asked for once in so long."""
+SEQUENCE_GAP_MAX = 1_000_000
+"""Frames that can be missing on one sid; a larger jump of `seq` is a broken counter: reconnect."""
 REFUSED_COMMAND_RETRY_NS = 1_000_000_000
 MARKET_LIMIT_RETRY_NS = 30_000_000_000
 """After error 26 (too many markets) the command is tried again so much later, without end."""
@@ -81,7 +83,7 @@ CONNECTIONS_MAX = 10
 """WebSocket connections per plant; the exchange's demo refuses the eleventh."""
 CONNECT_TIMEOUT_S = 10
 """Name look-up, TCP, TLS and upgrade of one connection together; then the attempt has failed."""
-CONNECT_ATTEMPTS_AT_START = 8
+CONNECT_ATTEMPTS_AT_START = 6
 """Failed attempts in a row before the first connection of all is up: ExchangeUnavailableError. Later: no bound."""
 CONNECTION_STABLE_NS = 60_000_000_000
 """A connection that stayed up so long starts the back-off anew."""
@@ -181,8 +183,10 @@ KERNEL_DROPS_READ_INTERVAL_NS = 5_000_000
 """Least time between two looks at the kernel's drop counters; a gap in between takes the last ones read."""
 UDP_TABLE_MAX_BYTES = 4 * 1024 * 1024
 """How much of the kernel's socket table is read; sockets beyond it show no drops."""
-CALLBACK_ERROR_LOG_INTERVAL_NS = 1_000_000_000
-"""Least time between two logged exceptions of a strategy that goes on after them; all are counted."""
+FAULT_LOG_INTERVAL_NS = 1_000_000_000
+"""Least time between two logged faults of one kind, gaps and exceptions of callbacks; all are counted."""
+DECISION_DELAY_MAX_NS = 100_000_000
+"""How long a due hole or silence waits while sockets still hold unread datagrams; then it is decided anyway."""
 
 # --- daemon ---------------------------------------------------------------------------------------
 PUBLISH_SEND_BUFFER_BYTES = 4 * 1024 * 1024
@@ -267,6 +271,22 @@ SIM_HANDSHAKE_TIMEOUT_S = 10
 """A TCP connection that has not finished its upgrade by then is closed."""
 SIM_RATE_LIMITED_KEYS = 1_024
 """Token buckets kept; at the bound the oldest is forgotten."""
+
+# --- demo -----------------------------------------------------------------------------------------
+DEMO_START_TIMEOUT_S = 60
+"""Until a part of the demo is up, and until all markets are live; then it ends with an error."""
+DEMO_DRAIN_TIMEOUT_S = 20
+"""After the flow was stopped, until everything has arrived; what is missing then is a failure of the check."""
+DEMO_STOP_TIMEOUT_S = 10
+"""A process of the demo that has not ended so long after SIGTERM is killed."""
+DEMO_REQUEST_TIMEOUT_S = 10
+"""One HTTP request to the demo's own exchange or plant."""
+DEMO_OUTPUT_LINES_KEPT = 50
+"""Newest lines of output of each process, for the error if it ends too early."""
+DEMO_OUTPUT_LINE_MAX_BYTES = 256 * 1024
+"""A longer line of output is dropped."""
+DEMO_FAULTS_SHOWN = 5
+"""Gaps, stale and unequal books that are named each; the others are counted."""
 
 assert HEADER_BYTES + BODY_MAX_BYTES + TRAILER_BYTES == DATAGRAM_MAX_BYTES
 assert SOCKET_SILENCE_NS > 2 * PING_INTERVAL_NS

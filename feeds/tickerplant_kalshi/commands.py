@@ -33,12 +33,14 @@ class ConnectionCommands:
         self.queue = CommandQueue()
         self.snapshots = SnapshotRequests()
         self.desired_books: dict[str, None] = {}
+        self.last_ended_sid = 0
         self._to_add: dict[str, None] = {}
         self._to_delete: dict[str, None] = {}
 
     def reset(self) -> None:
         """A new connection epoch: nothing is asked for yet."""
         self.by_sid.clear()
+        self.last_ended_sid = 0
         self.queue.clear()
         for subscription in self.subscriptions.values():
             subscription.reset()
@@ -69,12 +71,23 @@ class ConnectionCommands:
 
     def activate(self, subscription: Subscription, sid: int, now_ns: int) -> None:
         """The sid of a subscription became known; the exchange owes the snapshots of its books."""
-        if subscription.sid:
-            self.by_sid.pop(subscription.sid, None)
+        self._forget_sid(subscription)
         subscription.activate(sid, now_ns)
         self.by_sid[sid] = subscription
         if subscription is self.books:
             self.expect_snapshots(subscription.tickers, now_ns)
+
+    def _forget_sid(self, subscription: Subscription) -> None:
+        """Late frames of an ended sid must not be taken for those of the next one: sids ascend."""
+        if subscription.sid:
+            self.by_sid.pop(subscription.sid, None)
+            self.last_ended_sid = max(self.last_ended_sid, subscription.sid)
+
+    def confirm_books(self, tickers: Iterable[str]) -> None:
+        """The exchange has shown that these markets are subscribed."""
+        for ticker in tickers:
+            if ticker in self.books.tickers:
+                self.books.tickers[ticker] = True
 
     def expect_snapshots(self, tickers: Iterable[str], now_ns: int) -> None:
         """The exchange owes the snapshots of these markets."""
@@ -83,7 +96,7 @@ class ConnectionCommands:
 
     def end_subscription(self, subscription: Subscription) -> None:
         """The exchange ended a subscription; it is asked for again with all its books."""
-        self.by_sid.pop(subscription.sid, None)
+        self._forget_sid(subscription)
         self.queue.drop_subscription(subscription)
         subscription.reset()
         if subscription is self.books:
@@ -112,7 +125,19 @@ class ConnectionCommands:
     def sendable(self, now_ns: int) -> list[bytes]:
         """The commands to send now, encoded."""
         self._plan(now_ns)
-        return [_encode(command) for command in self.queue.sendable(now_ns)]
+        return [_encode(command) for command in self.queue.sendable(now_ns, self._prepare)]
+
+    def retry(self, command: PendingCommand, not_before_ns: int) -> bool:
+        """Asks again for what was refused or not answered; False if the attempts are used up.
+
+        Added markets that the exchange has not shown to be subscribed are not asked for meanwhile.
+        """
+        if command.name == "add_markets":
+            for ticker in command.tickers:
+                if not self.books.tickers.get(ticker):
+                    self.books.tickers.pop(ticker, None)
+                    self.snapshots.forget(ticker)
+        return self.queue.retry(command, not_before_ns)
 
     def next_deadline_ns(self) -> int | None:
         """When a reply or a snapshot becomes overdue, or a delayed command may go."""
@@ -130,7 +155,8 @@ class ConnectionCommands:
                 self._update(self._take(self._to_add), "add_markets")
             while self._to_delete:
                 self._update(self._take(self._to_delete), "delete_markets")
-            while batch := self.snapshots.next_batch(now_ns):
+            # Asked for only when it can be sent, because its time-out runs from here.
+            while self.queue.room(now_ns) > 0 and (batch := self.snapshots.next_batch(now_ns)):
                 self._update(batch, "get_snapshot")
 
     def _subscribe(self, subscription: Subscription, now_ns: int) -> None:
@@ -139,7 +165,6 @@ class ConnectionCommands:
             tickers = self._take(self._to_add)
             if not tickers:
                 return
-            subscription.tickers.update(dict.fromkeys(tickers))
         is_ticker = subscription.channel == "ticker"
         params = CommandParams(
             channels=[subscription.channel],
@@ -156,13 +181,33 @@ class ConnectionCommands:
         self.queue.add(command)
 
     def _update(self, tickers: list[str], action: str) -> None:
-        if action == "add_markets":
-            self.books.tickers.update(dict.fromkeys(tickers))
-        elif action == "delete_markets":
-            for ticker in tickers:
-                self.books.tickers.pop(ticker, None)
         params = CommandParams(sids=[self.books.sid], action=action, market_tickers=tickers)
         self.queue.add(PendingCommand("update_subscription", params, self.books))
+
+    def _prepare(self, command: PendingCommand) -> bool:
+        """Leaves out the markets that are no longer concerned when a command is sent; False if none is left.
+
+        A command may have waited, for its turn or to be tried again, and markets may have come and gone meanwhile.
+        """
+        if command.subscription is not self.books or command.params is None:
+            return True
+        asked, wanted = self.books.tickers, self.desired_books
+        if command.name == "delete_markets":
+            tickers = [ticker for ticker in command.tickers if ticker not in wanted]
+            for ticker in tickers:
+                asked.pop(ticker, None)
+        elif command.name == "get_snapshot":
+            tickers = [ticker for ticker in command.tickers if ticker in asked]
+            for ticker in set(command.tickers).difference(tickers):
+                self.snapshots.forget(ticker)
+        else:
+            tickers = [t for t in command.tickers if t in wanted and not asked.get(t)]
+            asked.update(dict.fromkeys(tickers, False))
+        sids = [self.books.sid] if command.params.sids else None
+        command.params = msgspec.structs.replace(command.params, market_tickers=tickers, sids=sids)
+        if command.cmd == "subscribe" and not tickers:
+            self.books.state = SubscriptionState.IDLE
+        return bool(tickers)
 
     @staticmethod
     def _take(table: dict[str, None]) -> list[str]:

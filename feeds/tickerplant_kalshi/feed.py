@@ -7,6 +7,7 @@ bodies. The shell calls `flush` after each, sends the datagrams, then sends what
 from collections.abc import Iterator, Sequence
 from zlib import crc32
 
+from tickerplant.core.messages import FeedPhase
 from tickerplant.core.packets import Datagram
 from tickerplant.core.plant import Plant
 from tickerplant_kalshi.directory import (
@@ -47,6 +48,7 @@ class KalshiFeed:
         self.directory = directory
         self.refresh_wanted = False
         self._discovered = False
+        self._upstream_changed = True
         self._chosen: set[str] = set()
         self._passes_all = directory.selection.all_open
         self._look_ups: list[LookUp] = []
@@ -114,7 +116,8 @@ class KalshiFeed:
         """Ends an input or a read batch: the datagrams to log and send, in order."""
         if self.directory.has_changes:
             self._apply_changes(now_ns)
-        self._set_upstream()
+        if self._upstream_changed or self.plant.phase is not FeedPhase.READY:
+            self._set_upstream()
         return self.plant.flush(now_ns)
 
     def next_deadline_ns(self) -> int:
@@ -146,6 +149,10 @@ class KalshiFeed:
     def is_chosen(self, ticker: str) -> bool:
         """Whether trades and tickers of a market are published."""
         return self._passes_all or ticker in self._chosen
+
+    def subscriptions_changed(self) -> None:
+        """The phase of the feed is looked at again at the next flush."""
+        self._upstream_changed = True
 
     def lifecycle(self, frame: MarketLifecycle | MultivariateLifecycle) -> None:
         """Applied to the directory; its changes take effect at the next flush."""
@@ -190,7 +197,9 @@ class KalshiFeed:
             self._look_ups.append(change)
 
     def _set_upstream(self, cause: str = "") -> None:
-        missing = not all(connection.complete for connection in self.connections)
+        self._upstream_changed = False
         self.plant.set_upstream(
-            connections_missing=missing, discovered=self._discovered, cause=cause
+            connections_missing=not all(connection.is_open for connection in self.connections),
+            discovered=self._discovered and all(c.complete for c in self.connections),
+            cause=cause,
         )

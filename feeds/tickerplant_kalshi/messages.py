@@ -327,6 +327,6 @@ def obsolete_fields(body: bytes | msgspec.Raw) -> list[str]:
     """Names of keys in the JSON object `body` that only the format before 2026-03-12 had; empty if none."""
     try:
         keys = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return []
     return sorted(OBSOLETE_FIELDS.intersection(keys))

@@ -38,7 +38,10 @@ def rfc3339_ns(text: str) -> int:
     if not text.endswith("Z") or len(fraction) > 9 or (fraction and not fraction.isdigit()):
         return 0
     try:
-        seconds = int(datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp())
+        moment = datetime.fromisoformat(whole)
+        if moment.tzinfo is not None:
+            return 0
+        seconds = int(moment.replace(tzinfo=UTC).timestamp())
         return seconds * _SECOND_NS + int(fraction.ljust(9, "0"))
     except ValueError:
         return 0

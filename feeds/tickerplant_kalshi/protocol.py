@@ -21,6 +21,7 @@ from tickerplant.core.messages import GapCause, StaleReason, Stream
 from tickerplant.core.plant import Plant
 from tickerplant.core.sequence import DUPLICATE
 from tickerplant.errors import FixedPointError, ObsoleteFormatError
+from tickerplant.limits import SEQUENCE_GAP_MAX
 from tickerplant_kalshi.commands import ConnectionCommands
 from tickerplant_kalshi.counters import FeedCounters, count_name
 from tickerplant_kalshi.messages import (
@@ -58,6 +59,9 @@ class FeedEvents(Protocol):
 
     def is_chosen(self, ticker: str) -> bool:
         """Whether trades and tickers of a market are wanted."""
+
+    def subscriptions_changed(self) -> None:
+        """A subscription began or ended."""
 
     def lifecycle(self, frame: MarketLifecycle | MultivariateLifecycle) -> None:
         """A market's life went on."""
@@ -114,7 +118,7 @@ class FeedConnection:
             self._receive_unusable(data)
             return
         if type(frame) is not OrderbookDelta:
-            self._receive_other(frame)
+            self._receive_other(frame, data)
             return
         sid, seq = frame.sid, frame.seq
         subscription: Subscription | None = self._by_sid.get(sid)
@@ -127,7 +131,7 @@ class FeedConnection:
         body = frame.msg
         entry = subscription.entries.get(body.market_ticker)
         if entry is None:
-            self.counters.foreign_market_frames += 1
+            self._receive_foreign(subscription, body.market_ticker)
             return
         try:
             side, prices = self._sides[body.side]
@@ -172,12 +176,17 @@ class FeedConnection:
         subscription = self.commands.subscriptions.get(channel)
         if subscription is None or subscription.state is not SubscriptionState.REQUESTED:
             return None
+        if sid <= self.commands.last_ended_sid:
+            return None
         self.activated(subscription, sid)
         return subscription
 
     def activated(self, subscription: Subscription, sid: int) -> None:
         """A sid became known, by its ack or by its first frame."""
+        if subscription is self._books and subscription.sid:
+            self.books_stale(StaleReason.SUBSCRIPTION_ENDED)
         self.commands.activate(subscription, sid, self.plant.now_ns)
+        self._events.subscriptions_changed()
         if subscription.lost_at_ns:
             self._tell_gap(subscription, subscription.lost_at_ns)
             subscription.lost_at_ns = 0
@@ -185,6 +194,8 @@ class FeedConnection:
     def _lost(self, subscription: Subscription, missing: int) -> None:
         self.counters.sequence_gaps += 1
         self.counters.missing_frames += missing
+        if missing > SEQUENCE_GAP_MAX:
+            self.close_reason = f"seq of {subscription.channel} jumps by {missing}"
         if subscription is self._books:
             self.books_stale(StaleReason.SEQUENCE_GAP)
         else:
@@ -208,6 +219,12 @@ class FeedConnection:
                 self.plant.mark_stale(entry, reason)
                 if request:
                     self._snapshots.request(ticker)
+
+    def _receive_foreign(self, subscription: Subscription, ticker: str) -> None:
+        """A book frame of a market that the subscription does not own; without any market it may be of each."""
+        self.counters.foreign_market_frames += 1
+        if not ticker and subscription is self._books:
+            self.books_stale(StaleReason.UNUSABLE_FRAME)
 
     def _unusable_for(self, entry: BookEntry) -> None:
         self.counters.unusable_frames += 1
@@ -278,13 +295,16 @@ class FeedConnection:
 
     # --- everything but deltas --------------------------------------------------------------------
 
-    def _receive_other(self, frame: Frame) -> None:
+    def _receive_other(self, frame: Frame, data: bytes) -> None:
         if isinstance(frame, TickerFrame):
             self._receive_ticker(frame)
         elif isinstance(frame, TradeFrame):
             self._receive_trade(frame)
         elif isinstance(frame, OrderbookSnapshot):
-            self._receive_snapshot(frame)
+            if _hides_levels(frame, data):
+                self._receive_unusable(data)
+            else:
+                self._receive_snapshot(frame)
         elif isinstance(
             frame, MarketLifecycle | MultivariateLifecycle | EventLifecycle | EventFeeUpdate
         ):
@@ -323,14 +343,16 @@ class FeedConnection:
 
     def _receive_snapshot(self, frame: OrderbookSnapshot) -> None:
         subscription = self._account(frame.sid, frame.seq, "orderbook_snapshot")
-        if frame.id:
-            self._replies.snapshot_reply(frame.id)
+        asked_for = bool(frame.id) and self._replies.snapshot_reply(frame.id)
         if subscription is None:
             return
         entry = subscription.entries.get(frame.msg.market_ticker)
-        if entry is None:
-            self.counters.foreign_market_frames += 1
+        confirmed = subscription.tickers.get(frame.msg.market_ticker)
+        # A market that is asked for but not subscribed (yet) would be LIVE without getting deltas.
+        if entry is None or confirmed is None or (asked_for and not confirmed):
+            self._receive_foreign(subscription, frame.msg.market_ticker)
             return
+        subscription.tickers[entry.ticker] = True
         self._snapshots.arrived(entry.ticker)
         try:
             self._normaliser.apply_snapshot(entry, frame.msg)
@@ -425,6 +447,17 @@ class FeedConnection:
         elif not subscription.lost_at_ns:
             subscription.lost_at_ns = subscription.last_frame_ns
         self.commands.end_subscription(subscription)
+        self._events.subscriptions_changed()
+
+
+def _hides_levels(frame: OrderbookSnapshot, data: bytes) -> bool:
+    """Whether a snapshot looks empty only because its levels stand under their names of before 2026-03-12."""
+    if frame.msg.yes_dollars_fp or frame.msg.no_dollars_fp:
+        return False
+    try:
+        return bool(obsolete_fields(ENVELOPE_DECODER.decode(data).msg))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
 
 
 assert BOOK_CHANNEL in CHANNEL_OF_TYPE.values()

@@ -62,9 +62,16 @@ class ReplyRules:
             self._connection.account_reply(frame.sid, frame.seq)
             self._answered(frame.id)
 
-    def snapshot_reply(self, command_id: int) -> None:
-        """The first snapshot with a command's id answers the command; the tickers are awaited one by one."""
+    def snapshot_reply(self, command_id: int) -> bool:
+        """Whether a snapshot with a command's id was asked for by `get_snapshot`, and not by subscribing.
+
+        The first one answers the command; the tickers are awaited one by one.
+        """
+        command = self._commands.queue.in_flight(command_id)
+        if command is not None and command.name != "get_snapshot":
+            return False
         self._commands.queue.answered(command_id)
+        return True
 
     # --- replies ----------------------------------------------------------------------------------
 
@@ -75,12 +82,17 @@ class ReplyRules:
         return command
 
     def _receive_subscribed(self, frame: Subscribed) -> None:
-        self._answered(frame.id)
+        command = self._answered(frame.id)
         subscription = self._commands.subscriptions.get(frame.msg.channel)
         if subscription is None:
             count_name(self._connection.counters.frame_types, f"subscribed {frame.msg.channel}")
-        elif subscription.sid != frame.msg.sid:
+            return
+        requested = subscription.state is SubscriptionState.REQUESTED
+        late = requested and frame.msg.sid > self._commands.last_ended_sid
+        if subscription.sid != frame.msg.sid and (command is not None or late):
             self._connection.activated(subscription, frame.msg.sid)
+        if command is not None:
+            self._commands.confirm_books(command.tickers)
 
     def _receive_ok(self, frame: Ok) -> None:
         subscription = self._connection.account_reply(frame.sid, frame.seq)
@@ -89,25 +101,26 @@ class ReplyRules:
             return
         if command.cmd == "list_subscriptions":
             self._receive_listing(frame)
-        elif command.cmd == "subscribe" and subscription is None and command.subscription:
+        elif command.cmd == "subscribe" and command.subscription:
             # A merging subscribe tells the sid that the exchange already had for the channel.
-            if frame.sid:
+            if subscription is None and frame.sid:
                 self._connection.activated(command.subscription, frame.sid)
                 command.subscription.expected = frame.seq + 1
-        elif command.name == "add_markets" and command.params:
+            self._commands.confirm_books(command.tickers)
+        elif command.name == "add_markets":
+            self._commands.confirm_books(command.tickers)
             now_ns = self._connection.plant.now_ns
             self._commands.expect_snapshots(self._still_missing(command), now_ns)
 
     def _still_missing(self, command: PendingCommand) -> list[str]:
         """Added markets whose snapshot did not come before the `ok`."""
         entries = self._connection.plant.entries
-        tickers = (command.params.market_tickers if command.params else None) or []
-        return [t for t in tickers if t in entries and not entries[t].live]
+        return [t for t in command.tickers if t in entries and not entries[t].live]
 
     def _receive_listing(self, frame: Ok) -> None:
         try:
             listing = LISTING_DECODER.decode(frame.msg)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self._connection.counters.unusable_frames += 1
             return
         listed = {row.sid for row in listing}
@@ -141,8 +154,8 @@ class ReplyRules:
             self._connection.close_reason = "the exchange asks for authentication"
         elif code == ERROR_MARKET_LIMIT:
             command.attempts = 0
-            self._commands.queue.retry(command, now_ns + MARKET_LIMIT_RETRY_NS)
-        elif not self._commands.queue.retry(command, now_ns + REFUSED_COMMAND_RETRY_NS):
+            self._commands.retry(command, now_ns + MARKET_LIMIT_RETRY_NS)
+        elif not self._commands.retry(command, now_ns + REFUSED_COMMAND_RETRY_NS):
             reason = f"{command.name} refused {command.attempts} times: error {code} {text[:80]}"
             self._connection.close_reason = reason
 
@@ -162,7 +175,7 @@ class ReplyRules:
             connection.counters.command_timeouts += 1
             if command.name == "get_snapshot":
                 continue  # its tickers are awaited, and asked for again, one by one
-            if not commands.queue.retry(command, now_ns):
+            if not commands.retry(command, now_ns):
                 connection.close_reason = f"no reply to {command.name} in {command.attempts} tries"
         commands.snapshots.expire(now_ns)
         if commands.snapshots.exhausted:

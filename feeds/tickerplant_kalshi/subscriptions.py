@@ -1,6 +1,7 @@
 """What one connection has asked of the exchange: subscriptions by sid, commands, snapshot requests (pure)."""
 
 from collections import deque
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ class Subscription(SequenceCounter):
     """One channel of one connection, and the sequence of its sid.
 
     `entries` are the books that it owns, for as long as they are wanted; `tickers` are those that were asked for since
-    the sid began, in insertion order.
+    the sid began, in insertion order: True once the exchange has shown that they are subscribed.
     """
 
     __slots__ = (
@@ -74,7 +75,7 @@ class Subscription(SequenceCounter):
         super().__init__()
         self.channel = channel
         self.entries: dict[str, BookEntry] = {}
-        self.tickers: dict[str, None] = {}
+        self.tickers: dict[str, bool] = {}
         self.frames = 0
         self.last_frame_ns = 0
         self.lost_at_ns = 0
@@ -95,6 +96,7 @@ class Subscription(SequenceCounter):
         """The exchange gave (or showed, by data before the ack) the sid."""
         self.state = SubscriptionState.ACTIVE
         self.sid = sid
+        self.restart()
         self.last_frame_ns = now_ns
         self.progress_at_ns = now_ns
 
@@ -128,6 +130,11 @@ class PendingCommand:
         """`subscribe`, `list_subscriptions`, ... or the action of an update."""
         return (self.params.action if self.params else None) or self.cmd
 
+    @property
+    def tickers(self) -> list[str]:
+        """The markets that it names."""
+        return (self.params.market_tickers if self.params else None) or []
+
 
 class CommandQueue:
     """Commands in order, at most `COMMANDS_IN_FLIGHT` without reply; ids count from 1 per connection."""
@@ -158,8 +165,18 @@ class CommandQueue:
         for command in [c for c in self._in_flight.values() if c.subscription is subscription]:
             del self._in_flight[command.id]
 
-    def sendable(self, now_ns: int) -> list[Command]:
-        """The commands to send now; each waits for its reply from here on."""
+    def room(self, now_ns: int) -> int:
+        """How many more commands could be sent at once; 0 or less: further ones would wait."""
+        ready = sum(command.deadline_ns <= now_ns for command in self._waiting)
+        return COMMANDS_IN_FLIGHT - len(self._in_flight) - ready
+
+    def sendable(
+        self, now_ns: int, prepare: Callable[[PendingCommand], bool] = lambda _: True
+    ) -> list[Command]:
+        """The commands to send now; each waits for its reply from here on.
+
+        `prepare` sees each right before and may change its parameters; False drops it.
+        """
         commands = []
         for command in list(self._waiting):
             if len(self._in_flight) >= COMMANDS_IN_FLIGHT:
@@ -167,6 +184,8 @@ class CommandQueue:
             if command.deadline_ns > now_ns:
                 continue  # a delayed retry holds up nothing else
             self._waiting.remove(command)
+            if not prepare(command):
+                continue
             self._last_id += 1
             command.id = self._last_id
             command.attempts += 1
@@ -174,6 +193,10 @@ class CommandQueue:
             self._in_flight[command.id] = command
             commands.append(Command(command.id, command.cmd, command.params))
         return commands
+
+    def in_flight(self, command_id: int) -> PendingCommand | None:
+        """The command that waits for its reply under an id."""
+        return self._in_flight.get(command_id)
 
     def answered(self, command_id: int) -> PendingCommand | None:
         """The command that a reply answers; None if unknown or already answered."""
@@ -225,7 +248,10 @@ class SnapshotRequests:
         return len(self._expected) + len(self._in_flight) + len(self._waiting)
 
     def expect(self, ticker: str, now_ns: int) -> None:
-        """The exchange owes a snapshot because the market was just subscribed."""
+        """The exchange owes a snapshot, unless one is asked for anyway."""
+        if ticker in self._in_flight or ticker in self._waiting:
+            return
+        self._expected.pop(ticker, None)
         self._expected[ticker] = now_ns + SNAPSHOT_TIMEOUT_NS
 
     def request(self, ticker: str) -> None:

@@ -247,13 +247,19 @@ class Plant:
     def _current_phase(self) -> FeedPhase:
         if self._connections_missing:
             return FeedPhase.DOWN if self._was_connected else FeedPhase.CONNECTING
-        if self.phase in (FeedPhase.READY, FeedPhase.DEGRADED):
-            return FeedPhase.DEGRADED if self.stale_books else FeedPhase.READY
-        return FeedPhase.SYNCING if self.unready_books or not self._discovered else FeedPhase.READY
+        faulty = self.stale_books > 0 or not self._discovered
+        if self.phase is FeedPhase.READY:
+            # A new market that is still to come does not take READY away.
+            return FeedPhase.DEGRADED if faulty else FeedPhase.READY
+        if not faulty and not self.unready_books:
+            return FeedPhase.READY
+        return self.phase if self.phase is FeedPhase.DEGRADED else FeedPhase.SYNCING
 
     def _publish_phase(self) -> None:
         causes = {
-            FeedPhase.DEGRADED: f"{self.stale_books} stale books",
+            FeedPhase.DEGRADED: (
+                f"{self.stale_books} stale books" if self.stale_books else "subscriptions to come"
+            ),
             FeedPhase.SYNCING: f"{self.unready_books} books to come",
             FeedPhase.READY: "",
         }
