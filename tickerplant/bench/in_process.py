@@ -45,15 +45,12 @@ def make_live(
     take(feed.flush(now_ns))
     feed.connection_opened(0, now_ns)
     connection = feed.connections[0]
-    frames = iter(load.snapshots())
-    sent = connection.outgoing(now_ns)
-    connection.receive_frame(_subscribed(load.sid), now_ns)
-    while sent:
-        for frame in frames:
-            connection.receive_frame(frame, now_ns)
-        for command_id in range(2, 2 + len(load.tickers) // 500):
-            connection.receive_frame(b'{"type":"ok","id":%d,"msg":{}}' % command_id, now_ns)
-        sent = connection.outgoing(now_ns)
+    snapshots = load.snapshots()
+    while sent := connection.outgoing(now_ns):
+        for command in map(json.loads, sent):
+            connection.receive_frame(_reply(command, load.sid), now_ns)
+            for _ in command["params"]["market_tickers"]:
+                connection.receive_frame(next(snapshots), now_ns)
     while feed.plant.unready_books:
         now_ns += _PACE_STEP_NS
         take(feed.handle_timer(now_ns))
@@ -72,8 +69,11 @@ def build_feed(tickers: Sequence[str], now_ns: int) -> KalshiFeed:
     return feed
 
 
-def _subscribed(sid: int) -> bytes:
-    return b'{"type":"subscribed","id":1,"msg":{"channel":"orderbook_delta","sid":%d}}' % sid
+def _reply(command: dict[str, Any], sid: int) -> bytes:
+    if command["cmd"] == "subscribe":
+        body = {"channel": command["params"]["channels"][0], "sid": sid}
+        return json.dumps({"type": "subscribed", "id": command["id"], "msg": body}).encode()
+    return json.dumps({"type": "ok", "id": command["id"], "msg": {}}).encode()
 
 
 def measure_hot_path(load: ReferenceLoad, *, chunks: int) -> dict[str, float]:

@@ -10,6 +10,7 @@ import os
 import struct
 import time
 from collections.abc import Iterable
+from itertools import islice
 from typing import cast
 
 import msgspec
@@ -34,7 +35,7 @@ def framed(payloads: Iterable[bytes]) -> list[bytes]:
 
 
 class LoadServer(asyncio.Protocol):
-    """One client at a time; `snapshots` go out when every market is asked for."""
+    """One client, which asks for every market once and in order; each command is answered with its snapshots."""
 
     def __init__(self, load: ReferenceLoad) -> None:
         self.load = load
@@ -42,7 +43,7 @@ class LoadServer(asyncio.Protocol):
         self.writable.set()
         self.transport: asyncio.Transport
         self._protocol = ServerProtocol()
-        self._asked: set[str] = set()
+        self._snapshots = load.snapshots()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client."""
@@ -77,12 +78,10 @@ class LoadServer(asyncio.Protocol):
             self._reply({"type": "subscribed", "id": command["id"], "msg": body})
         else:
             self._reply({"type": "ok", "id": command["id"], "msg": {}})
-        before = len(self._asked)
-        self._asked.update(params.get("market_tickers", ()))
-        if before < len(self._asked) == len(self.load.tickers):
-            for part in self._protocol.data_to_send():
-                self.transport.write(part)
-            self.transport.writelines(framed(self.load.snapshots()))
+        for part in self._protocol.data_to_send():
+            self.transport.write(part)
+        asked = params.get("market_tickers", ())
+        self.transport.writelines(framed(islice(self._snapshots, len(asked))))
 
     def _reply(self, reply: dict[str, object]) -> None:
         self._protocol.send_text(json.dumps(reply).encode())

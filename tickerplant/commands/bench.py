@@ -33,6 +33,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
     """Measure and print; a missed budget is told, not an error."""
     import msgspec
 
+    import tickerplant.bench.plant_process  # noqa: F401  # on a base install, fail before anything is started
     from tickerplant.bench.report import Size, machine, measure, rows, table
 
     def tell(line: str) -> None:

@@ -1,0 +1,76 @@
+"""The benchmark runs, measures the real thing and loses nothing; its numbers are judged by `make bench`, not here."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from tickerplant.bench.load import BEST_SHARE, ReferenceLoad
+from tickerplant.bench.report import rows, table
+from tickerplant.core.book import Book
+from tickerplant_kalshi.messages import FRAME_DECODER, OrderbookDelta, OrderbookSnapshot
+
+
+@pytest.fixture(scope="module")
+def results() -> dict:
+    command = [sys.executable, "-m", "tickerplant", "bench", "--short", "--json"]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=110, check=True)
+    return json.loads(finished.stdout)
+
+
+def test_nothing_is_lost_and_every_book_is_equal_at_the_subscriber(results: dict) -> None:
+    assert results["saturated"]["lost"] == 0
+    assert results["books"] == results["books_equal"] == 200
+    assert results["paced"]["updates"] == 5_000
+    assert results["paced"]["gaps"] == 0
+
+
+def test_the_ratios_are_of_a_running_plant(results: dict) -> None:
+    assert results["hot_path"]["ratio"] > 0.3
+    assert results["saturated"]["ratio"] > 0.05
+    assert results["book"]["ratio"] > 1
+
+
+def test_percentiles_are_in_order(results: dict) -> None:
+    for name in ("tick_to_wire_us", "wire_to_callback_us", "intended_us"):
+        measured = results["paced"][name]
+        assert 0 < measured["p50"] <= measured["p99"] <= measured["max"]
+
+
+def test_the_report_names_the_machine_and_judges_what_is_demanded(results: dict) -> None:
+    assert "cores" in results["machine"]
+    lines = rows(results)
+    assert sum(row.met is not None for row in lines) == 7
+    assert "json.loads" in table(lines)
+
+
+def test_the_reference_load_is_consistent_and_moves_the_best_as_often_as_it_says() -> None:
+    load = ReferenceLoad(markets=20, seed=3)
+    books: dict[str, tuple[Book, Book]] = {}
+    for data in load.snapshots():
+        frame = FRAME_DECODER.decode(data)
+        assert isinstance(frame, OrderbookSnapshot)
+        sides = (frame.msg.yes_dollars_fp, frame.msg.no_dollars_fp)
+        assert [len(levels) for levels in sides] == [20, 20]
+        # Each side as bids of a book of its own, as the exchange keeps it.
+        yes, no = (Book([(_e4(p), _e2(s)) for p, s in levels]) for levels in sides)
+        books[frame.msg.market_ticker] = (yes, no)
+    moved = Counter()
+    for data in load.deltas(20_000):
+        frame = FRAME_DECODER.decode(data)
+        assert isinstance(frame, OrderbookDelta)
+        book = books[frame.msg.market_ticker][frame.msg.side == "no"]
+        assert book.apply(0, _e4(frame.msg.price_dollars), _e2(frame.msg.delta_fp)) >= 0
+        moved[book.best_moved] += 1
+    assert moved[True] / 20_000 == pytest.approx(BEST_SHARE, abs=0.03)
+    assert load.seq == 20_020
+
+
+def _e4(text: str) -> int:
+    return int(text.replace(".", ""))
+
+
+def _e2(text: str) -> int:
+    return int(text.replace(".", ""))
