@@ -77,13 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=VersionAction, help="print the version and exit")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in COMMANDS:
-        try:
-            module = importlib.import_module(f"tickerplant.commands.{name}")
-        except ModuleNotFoundError as error:
-            if error.name != f"tickerplant.commands.{name}":
-                raise
-            continue
-        module.register(subparsers)
+        importlib.import_module(f"tickerplant.commands.{name}").register(subparsers)
     return parser
 
 
