@@ -130,9 +130,9 @@ class ConnectionCommands:
     def retry(self, command: PendingCommand, not_before_ns: int) -> bool:
         """Asks again for what was refused or not answered; False if the attempts are used up.
 
-        Added markets that the exchange has not shown to be subscribed are not asked for meanwhile.
+        Markets that the exchange has not shown to be subscribed do not count as asked for meanwhile.
         """
-        if command.name == "add_markets":
+        if command.subscription is self.books and command.name in ("subscribe", "add_markets"):
             for ticker in command.tickers:
                 if not self.books.tickers.get(ticker):
                     self.books.tickers.pop(ticker, None)

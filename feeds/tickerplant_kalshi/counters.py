@@ -20,6 +20,7 @@ class FeedCounters:
         self.unusable_frames = 0
         self.unreadable_frames = 0
         self.contradicting_deltas = 0
+        self.sids_before_ack = 0
         self.subscriptions_ended = 0
         self.connections_opened = 0
         self.connections_lost = 0

@@ -178,6 +178,7 @@ class FeedConnection:
             return None
         if sid <= self.commands.last_ended_sid:
             return None
+        self.counters.sids_before_ack += 1
         self.activated(subscription, sid)
         return subscription
 

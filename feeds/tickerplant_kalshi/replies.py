@@ -106,16 +106,16 @@ class ReplyRules:
             if subscription is None and frame.sid:
                 self._connection.activated(command.subscription, frame.sid)
                 command.subscription.expected = frame.seq + 1
-            self._commands.confirm_books(command.tickers)
+            self._books_added(command)
         elif command.name == "add_markets":
-            self._commands.confirm_books(command.tickers)
-            now_ns = self._connection.plant.now_ns
-            self._commands.expect_snapshots(self._still_missing(command), now_ns)
+            self._books_added(command)
 
-    def _still_missing(self, command: PendingCommand) -> list[str]:
-        """Added markets whose snapshot did not come before the `ok`."""
+    def _books_added(self, command: PendingCommand) -> None:
+        """The markets of a command are subscribed; snapshots that did not come before the `ok` are owed."""
+        self._commands.confirm_books(command.tickers)
         entries = self._connection.plant.entries
-        return [t for t in command.tickers if t in entries and not entries[t].live]
+        missing = [t for t in command.tickers if t in entries and not entries[t].live]
+        self._commands.expect_snapshots(missing, self._connection.plant.now_ns)
 
     def _receive_listing(self, frame: Ok) -> None:
         try:

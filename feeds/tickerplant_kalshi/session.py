@@ -129,7 +129,9 @@ class ExchangeSession:
         self.counters = SessionCounters()
         self.connection = feed.connections[index]
         self.reason = ""
-        """Why the connection is going, once something decided that it goes."""
+        """Why the present connection is going, once something decided that it goes."""
+        self.problem = ""
+        """Why there is no connection; empty while there is one, and before the first attempt has failed."""
         self._url = url
         self._address, self._path, is_secure = split_url(url)
         self._tls = (tls or ssl.create_default_context()) if is_secure else None
@@ -165,6 +167,7 @@ class ExchangeSession:
             up_ns = self.shell.now_ns() - self._opened_ns if self._opened_ns else 0
             if up_ns >= CONNECTION_STABLE_NS:
                 self._backoff.reset()
+            self.problem = self.reason
             delay_ns = self._backoff.next_delay_ns(self._random_unit())
             self._log.warning(
                 "connection_lost" if up_ns else "connect_failed",
@@ -172,6 +175,7 @@ class ExchangeSession:
                 reason=self.reason,
                 up_s=up_ns // _SECOND_NS,
                 retry_in_ms=delay_ns // 1_000_000,
+                rate_key=f"connection {self.index}",
             )
             self._require_patience()
             await asyncio.sleep(delay_ns / _SECOND_NS)
@@ -218,6 +222,7 @@ class ExchangeSession:
         now_ns = self.shell.now_ns()
         self._transport = transport
         self._opened_ns = now_ns
+        self.problem = ""
         self._gate.has_been_up = True
         self.feed.connection_opened(self.index, now_ns)
         self.shell.publish()
@@ -230,6 +235,7 @@ class ExchangeSession:
             # Where the exchange broke the protocol, picows says so in our own close frame.
             ours = getattr(transport.close_handshake, "sent", None)
             self.note_reason((ours and ours.reason) or "the connection was reset")
+            self.problem = self.reason
             self.feed.connection_closed(self.index, self.shell.now_ns(), self.reason)
             self.shell.publish()
 

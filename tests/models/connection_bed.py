@@ -4,13 +4,25 @@ import json
 
 from subscriber_model import SubscriberModel
 
+from tickerplant.core.messages import BookStale
 from tickerplant.core.plant import Plant
 from tickerplant_kalshi.protocol import FeedConnection
 
 BOOKS = "orderbook_delta"
+ALL_CHANNELS = (BOOKS, "trade", "ticker", "market_lifecycle_v2", "multivariate_market_lifecycle")
 T0 = 10**18
 MS = 1_000_000
 SECOND = 1_000_000_000
+
+
+def kinds(messages):
+    """Names of the types."""
+    return [type(message).__name__ for message in messages]
+
+
+def stale_tickers(messages):
+    """Markets told stale, and why."""
+    return {m.ticker: m.reason for m in messages if isinstance(m, BookStale)}
 
 
 class RecordedEvents:
@@ -154,10 +166,13 @@ class ConnectionBed:
 
     def subscribed(self):
         """Answers the subscriptions of all channels: sids from 1 in the order of the commands."""
-        for sid, command in enumerate(self.commands(), start=1):
-            (channel,) = command["params"]["channels"]
-            msg = {"channel": channel, "sid": sid}
-            self.feed({"type": "subscribed", "id": command["id"], "msg": msg})
+        sid = 0
+        while commands := self.commands():
+            for command in commands:
+                sid += 1
+                (channel,) = command["params"]["channels"]
+                msg = {"channel": channel, "sid": sid}
+                self.feed({"type": "subscribed", "id": command["id"], "msg": msg})
 
     def live(self, *markets):
         """Subscribes, and gives every wanted market (or those named) its snapshot; returns the next seq."""
@@ -165,6 +180,13 @@ class ConnectionBed:
         for seq, market in enumerate(markets or tuple(self.plant.entries), start=1):
             self.feed(snapshot(seq, market))
         return len(markets or self.plant.entries) + 1
+
+    def asked_for(self):
+        """Markets in the `get_snapshot` commands that go out now."""
+        commands = [
+            c for c in self.commands() if c.get("params", {}).get("action") == "get_snapshot"
+        ]
+        return [market for command in commands for market in command["params"]["market_tickers"]]
 
     def advance(self, seconds, *, pongs=True):
         """Time goes by; timers fire at their deadlines. Returns the messages that came of it."""

@@ -5,6 +5,7 @@ import base64
 import itertools
 import os
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator
 from email.utils import formatdate
@@ -15,6 +16,10 @@ from aiohttp import web
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+sys.path.append(str(Path(__file__).parent.parent / "models"))
+
+from plant_in_process import place, receiver  # noqa: F401 - fixtures, found on the path set above
 
 KEY_ID = "0a1b2c3d-1111-2222-3333-444444444444"
 _GROUPS_HANDED_OUT = itertools.count()

@@ -1,0 +1,112 @@
+"""`tickerplant run`: the plant, until it is told to stop."""
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from tickerplant.commands.options import add_config_options
+from tickerplant.errors import EXIT_OK
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from tickerplant.runtime.daemon import Daemon
+
+_EXAMPLES = """\
+examples:
+  tickerplant run --key-id ID --key-path kalshi.pem --series KXBTC15M
+  tickerplant run --key-id ID --key-path kalshi.pem --ticker KXINX-26NOV21-T5000 --ticker KXINX-26NOV21-T5100
+  tickerplant run --config /etc/tickerplant/tickerplant.toml
+
+Runs until SIGTERM or Ctrl-C, then ends its session and exits with 0. Exit codes: 1 failure (e.g. another plant on the
+multicast groups), 2 usage, configuration or API key, 75 try again later (clock, exchange or network at the start)."""
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "run",
+        help="run the plant",
+        description="Take the exchange's market data, keep the books and publish them on UDP multicast.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    key = parser.add_argument_group("API key")
+    key.add_argument("--key-id", metavar="ID", help="id of the API key (exchange.key_id)")
+    key.add_argument("--key-path", metavar="FILE", help="private key in PEM (exchange.key_path)")
+    markets = parser.add_argument_group(
+        "markets",
+        "The union of all is followed; each option replaces its list in the configuration.",
+    )
+    for option, what in (("ticker", "market"), ("series", "series"), ("event", "event")):
+        markets.add_argument(
+            f"--{option}",
+            metavar="TICKER",
+            action="append",
+            help=f"follow this {what}; may be given several times",
+        )
+    markets.add_argument("--all-open", action="store_true", help="follow every open market")
+    add_config_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the plant. Raises the `TickerplantError` that ends it."""
+    import asyncio
+    import os
+
+    import uvloop
+
+    from tickerplant.config_sources import load_config
+    from tickerplant.runtime.daemon import Daemon
+    from tickerplant.runtime.health import SystemdNotifier
+    from tickerplant.runtime.logs import configure_logging
+    from tickerplant_kalshi.auth import load_signer
+
+    # What is given for a key of its own wins over --set of the same key.
+    loaded = load_config(arguments.config, [*arguments.overrides, *overrides_of(arguments)])
+    loaded.config.markets.require_selection()
+    key = loaded.credentials()
+    signer = load_signer(key.key_id, key.key_path, key.pem)
+    output = configure_logging(loaded.config.log.level, loaded.config.log.format)
+    daemon = Daemon(
+        loaded.config,
+        signer=signer,
+        state_directory=loaded.state_directory,
+        notifier=SystemdNotifier(os.environ),
+        warning_tail=output,
+        tune_collector=True,
+    )
+    daemon.metrics.add("log", output)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(daemon, asyncio.Event()))
+    return EXIT_OK
+
+
+async def serve(daemon: "Daemon", stop: "asyncio.Event") -> None:
+    """Run `daemon` until SIGTERM, SIGINT or `stop`."""
+    import asyncio
+    import signal
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await daemon.run(stop)
+
+
+def overrides_of(arguments: argparse.Namespace) -> list[str]:
+    """The options that stand for a key of the configuration, as texts of `--set`."""
+    values = {
+        "exchange.key_id": arguments.key_id,
+        "exchange.key_path": arguments.key_path,
+        "markets.tickers": arguments.ticker,
+        "markets.series": arguments.series,
+        "markets.events": arguments.event,
+        "markets.all_open": True if arguments.all_open else None,
+    }
+    return [
+        f"{key}={json.dumps(value, ensure_ascii=False)}"
+        for key, value in values.items()
+        if value is not None
+    ]

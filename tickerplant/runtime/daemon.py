@@ -1,0 +1,489 @@
+"""The plant as a process: wires clock, feed, sessions, REST, publisher, timers, metrics and systemd together.
+
+Nothing on the frame path logs, awaits or starts a task: what happened there is told once a second by comparing
+counters. The one error that ends the plant is raised by `run`, after the session was ended in order.
+"""
+
+import asyncio
+import gc
+import ssl
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+
+from tickerplant import __version__
+from tickerplant.config import Config
+from tickerplant.core.messages import FeedPhase
+from tickerplant.core.packets import Datagram
+from tickerplant.core.plant import Plant
+from tickerplant.errors import GroupOccupiedError
+from tickerplant.limits import LOOK_UPS_AT_ONCE, SESSION_LISTEN_NS
+from tickerplant.runtime.clock import ClockOffset, require_clock
+from tickerplant.runtime.health import Readiness, SystemdNotifier, readiness_of
+from tickerplant.runtime.metrics import Metrics, MetricsServer
+from tickerplant.runtime.network import lines_of, listen_on_groups, require_free_groups
+from tickerplant.runtime.publisher import Publisher, open_publisher
+from tickerplant.runtime.startup import SessionState, SessionWatch, open_session_state
+from tickerplant.runtime.steady_clock import DeadlineTimer, SteadyClock
+from tickerplant.runtime.supervise import Supervisor
+from tickerplant_kalshi.auth import Signer
+from tickerplant_kalshi.directory import MarketDirectory
+from tickerplant_kalshi.feed import KalshiFeed
+from tickerplant_kalshi.reading import MarketReader
+from tickerplant_kalshi.records import COMBO_PREFIX
+from tickerplant_kalshi.rest import RestClient
+from tickerplant_kalshi.selection import Selection
+from tickerplant_kalshi.session import ExchangeSession, StartGate
+from tickerplant_kalshi.sources import FeedSource, PlantSource, SessionSource
+
+_SECOND_NS = 1_000_000_000
+_MILLISECOND_NS = 1_000_000
+_TICK_S = 1.0
+_TELL_SUPPRESSED_TICKS = 10
+_CLOCK_WARN_NS = _SECOND_NS
+GC_THRESHOLDS = (50_000, 20, 100)
+"""Messages are not tracked by the collector, so little piles up: young collections can be rare. A full one takes 42 ms
+with 2,000 books, 5 ms once those are frozen (measured)."""
+
+
+class WarningTail(Protocol):
+    """What `configure_logging` returns."""
+
+    def tell_suppressed(self) -> None:
+        """Log how many warnings were suppressed."""
+
+
+class Daemon:
+    """One plant. `feed`, `plant` and `publisher` exist once `started` is set; `ready` is set at the first READY."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        signer: Signer,
+        state_directory: Path,
+        tls: ssl.SSLContext | None = None,
+        session_listen_ns: int = SESSION_LISTEN_NS,
+        notifier: SystemdNotifier | None = None,
+        warning_tail: WarningTail | None = None,
+        tune_collector: bool = False,
+    ) -> None:
+        """`session_listen_ns` is how long to listen for another plant first; `tune_collector` affects the process.
+
+        Raises `ConfigurationError` if no market is chosen.
+        """
+        config.markets.require_selection()
+        self.config = config
+        self.clock = SteadyClock()
+        self.log: Any = structlog.get_logger()
+        self.supervisor = Supervisor(self.log)
+        self.started = asyncio.Event()
+        self.ready = asyncio.Event()
+        self.feed: KalshiFeed
+        self.plant: Plant
+        self.publisher: Publisher
+        self.sessions: tuple[ExchangeSession, ...] = ()
+        self.metrics = Metrics()
+        self.metrics_server: MetricsServer | None = None
+        self.loop_lag_max_ns = 0
+        """How late the once-a-second check came, at worst; a measure of how long the loop was ever held up."""
+        self._signer = signer
+        self._state_directory = state_directory
+        self._tls = tls
+        self._session_listen_ns = session_listen_ns
+        self._notifier = notifier if notifier is not None else SystemdNotifier({})
+        self._warning_tail = warning_tail
+        self._tune_collector = tune_collector
+        self._stop = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._timer = DeadlineTimer(
+            self.clock.now_ns, self.supervisor.guard("timer", self._fire_timer)
+        )
+        self._state: SessionState
+        self._reader: MarketReader
+        self._watch: SessionWatch
+        self._told_phase = FeedPhase.CONNECTING
+        self._seen_phase = FeedPhase.CONNECTING
+        self._seen_faults: dict[str, int] = {}
+        self._ending = False
+
+    # --- life -------------------------------------------------------------------------------------
+
+    async def run(self, stop: asyncio.Event | None = None) -> None:
+        """Serve until `stop` is set or `stop()` is called, then end the session. Runs once.
+
+        Raises the `TickerplantError` that ended the plant, its exit code included.
+        """
+        self._stop = stop if stop is not None else self._stop
+        async with AsyncExitStack() as resources:
+            self.supervisor.start("start", self._start(resources))
+            try:
+                await self.supervisor.wait(self._stop)
+            finally:
+                await self._end()
+
+    def stop(self) -> None:
+        """Let `run` end in order."""
+        self._stop.set()
+
+    def now_ns(self) -> int:
+        """The plant's time, in nanoseconds since the epoch."""
+        return self.clock.now_ns()
+
+    def publish(self) -> None:
+        """An input or a read batch is complete: flush, send, then whatever the protocol wants to send upstream."""
+        if self._ending:
+            return
+        now_ns = self.clock.now_ns()
+        datagrams = self.feed.flush(now_ns)
+        if datagrams:
+            self.publisher.send(datagrams)
+        self._after_input(now_ns)
+
+    def failed(self, where: str, error: BaseException) -> None:
+        """A fault that ends the plant."""
+        self.supervisor.fail(where, error)
+
+    def readiness(self) -> Readiness:
+        """For `/ready`."""
+        if not self.started.is_set():
+            return Readiness(is_ready=False, phase="starting", reason="the plant is starting")
+        plant = self.plant
+        if plant.phase in (FeedPhase.CONNECTING, FeedPhase.DOWN):
+            problems = sorted({one.problem for one in self.sessions if one.problem})
+        else:
+            problems = [] if self._reader.is_discovered else ["the markets are being read"]
+            problems += [f"{plant.unready_books} books to come"] if plant.unready_books else []
+            problems += [f"{plant.stale_books} stale books"] if plant.stale_books else []
+        return readiness_of(plant.phase, "; ".join(problems))
+
+    # --- start ------------------------------------------------------------------------------------
+
+    async def _start(self, resources: AsyncExitStack) -> None:
+        await self._start_metrics(resources)
+        self._state = resources.enter_context(open_session_state(self._state_directory))
+        self.publisher = open_publisher(self.config.publish)
+        resources.callback(self.publisher.close)
+        listening = asyncio.create_task(self._listen())
+        try:
+            rest = await self._open_rest(resources)
+        finally:
+            heard_session = await listening
+        session = self._begin_session(resources, heard_session)
+        self._build(session, rest)
+        self._add_sources()
+        self.started.set()
+        self.publish()
+        self._start_tasks()
+
+    async def _start_metrics(self, resources: AsyncExitStack) -> None:
+        metrics = self.config.metrics
+        if not metrics.enabled:
+            return
+        server = MetricsServer(self.metrics, self.readiness, metrics.address, metrics.port)
+        await server.start()
+        resources.push_async_callback(server.stop)
+        self.metrics_server = server
+        self.metrics.add("metrics", server)
+        self.log.info("metrics_endpoint", address=metrics.address, port=server.port)
+
+    async def _listen(self) -> int:
+        """The highest session heard on our groups. Raises `GroupOccupiedError` if somebody lives there."""
+        publish = self.config.publish
+        heard = await asyncio.to_thread(
+            listen_on_groups, lines_of(publish), publish.port, self._session_listen_ns / _SECOND_NS
+        )
+        return require_free_groups(heard, self.clock.now_ns())
+
+    async def _open_rest(self, resources: AsyncExitStack) -> RestClient:
+        """The REST client, the key and the clock tried out."""
+        exchange = self.config.exchange
+        rest = RestClient(exchange.rest_url, self._signer)
+        await resources.enter_async_context(rest)
+        if rest.clock_offset_ns is not None:
+            offset = ClockOffset(rest.clock_offset_ns, _SECOND_NS // 2)
+            require_clock(offset, exchange.max_clock_skew_ms * _MILLISECOND_NS)
+        return rest
+
+    def _begin_session(self, resources: AsyncExitStack, heard_session: int) -> int:
+        state, publish = self._state, self.config.publish
+        if state.damaged:
+            self.log.warning("session_file_damaged", folder=str(state.directory))
+        session = state.next_session(self.clock.now_ns(), heard_session)
+        state.begin(session)
+        self._watch = SessionWatch(lines_of(publish)[0], publish.port, session, self.clock.now_ns)
+        resources.callback(self._watch.close)
+        self.log.info(
+            "session_begins",
+            version=__version__,
+            session=session,
+            group_a=publish.group_a,
+            group_b=publish.group_b,
+            port=publish.port,
+            interface=publish.interface,
+        )
+        return session
+
+    def _build(self, session: int, rest: RestClient) -> None:
+        config, previous = self.config, self._state.previous
+        selection = selection_of(config)
+        self.plant = Plant(
+            session,
+            self.clock.now_ns(),
+            publisher=config.publish.publisher,
+            previous_session=previous.session,
+            final_seqs=previous.final_seqs,
+        )
+        self.feed = KalshiFeed(
+            self.plant,
+            MarketDirectory(selection),
+            channels=channels_of(config),
+            connection_count=config.exchange.connections,
+            use_yes_price=config.exchange.use_yes_price,
+        )
+        gate = StartGate()
+        self.sessions = tuple(
+            ExchangeSession(
+                self.feed,
+                index,
+                url=config.exchange.websocket_url,
+                signer=self._signer,
+                shell=self,
+                gate=gate,
+                log=self.log,
+                tls=self._tls,
+            )
+            for index in range(config.exchange.connections)
+        )
+        self._reader = MarketReader(self.feed, rest, self, self.log)
+
+    def _add_sources(self) -> None:
+        self.metrics.add("plant", PlantSource(self.feed))
+        self.metrics.add("feed", FeedSource(self.feed))
+        self.metrics.add("session", SessionSource(self.sessions))
+        self.metrics.add("reader", self._reader)
+        self.metrics.add("publisher", self.publisher)
+        self.metrics.add("daemon", self)
+
+    def _start_tasks(self) -> None:
+        start = self.supervisor.start
+        if self._tune_collector:
+            gc.collect()
+            gc.set_threshold(*GC_THRESHOLDS)
+        for session in self.sessions:
+            start(f"connection {session.index}", session.run())
+        start("discovery", self._read_markets())
+        for number in range(LOOK_UPS_AT_ONCE):
+            start(f"look-ups {number}", self._reader.look_up_asked())
+        start("housekeeping", self._keep_house())
+
+    async def _read_markets(self) -> None:
+        await self._reader.discover()
+        await self._reader.keep_current()
+
+    # --- inputs and timers ------------------------------------------------------------------------
+
+    def _after_input(self, now_ns: int) -> None:
+        for session in self.sessions:
+            session.pump(now_ns)
+        self._reader.take_requests()
+        self._timer.arm(self.feed.next_deadline_ns())
+        if self.plant.phase is not self._seen_phase:
+            self._seen_phase = self.plant.phase
+            if self._seen_phase is FeedPhase.READY:
+                self.ready.set()
+            self._wake.set()
+
+    def _fire_timer(self) -> None:
+        if self._ending:
+            return
+        now_ns = self.clock.now_ns()
+        datagrams = self.feed.handle_timer(now_ns)
+        if datagrams:
+            self.publisher.send(datagrams)
+        self._after_input(now_ns)
+
+    # --- once a second ----------------------------------------------------------------------------
+
+    def counters(self) -> dict[str, int]:
+        """For the metrics."""
+        return {
+            "internal_errors": self.supervisor.internal_errors,
+            "clock_steps_back": self.clock.steps_back,
+        }
+
+    def gauges(self) -> dict[str, int]:
+        """For the metrics."""
+        return {"loop_lag_max_ns": self.loop_lag_max_ns}
+
+    async def _keep_house(self) -> None:
+        loop = asyncio.get_running_loop()
+        watchdog_s = self._notifier.watchdog_interval_ns / _SECOND_NS
+        tick_s = min(_TICK_S, watchdog_s) if watchdog_s else _TICK_S
+        ticks = 0
+        while True:
+            due = loop.time() + tick_s
+            woken = await self._sleep_until(due)
+            if not woken:
+                lag_ns = int((loop.time() - due) * _SECOND_NS)
+                self.loop_lag_max_ns = max(self.loop_lag_max_ns, lag_ns)
+            self._tell_phase()
+            self._tell_faults()
+            self._check_clock()
+            self._check_groups()
+            self._notifier.watchdog()
+            ticks += 1
+            if self._warning_tail is not None and ticks % _TELL_SUPPRESSED_TICKS == 0:
+                self._warning_tail.tell_suppressed()
+
+    async def _sleep_until(self, due: float) -> bool:
+        """Whether the sleep was cut short because there is something to tell."""
+        try:
+            async with asyncio.timeout_at(due):
+                await self._wake.wait()
+        except TimeoutError:
+            return False
+        self._wake.clear()
+        return True
+
+    def _tell_phase(self) -> None:
+        phase = self.plant.phase
+        if phase is self._told_phase:
+            return
+        self._told_phase = phase
+        state = self.readiness()
+        lost = phase in (FeedPhase.DOWN, FeedPhase.DEGRADED)
+        tell = self.log.warning if lost else self.log.info
+        tell(
+            "feed_phase",
+            phase=state.phase,
+            reason=state.reason,
+            books=len(self.plant.entries),
+            rate_key=f"feed_phase {state.phase}",
+        )
+        if not state.is_ready:
+            self._notifier.status(f"{state.phase}: {state.reason}")
+            return
+        if self._tune_collector:
+            # What lives now mostly lives for good: the collector need not look at it again.
+            gc.freeze()
+        self._notifier.ready(f"{len(self.plant.entries)} books live")
+
+    def _tell_faults(self) -> None:
+        """One line about everything that was counted since the last one and ought not to happen."""
+        feed = dict(self.feed.counters())
+        plant = self.plant
+        faults = {
+            **{name: feed[name] for name in _FEED_FAULTS},
+            "books_gone_stale": plant.books_gone_stale,
+            "books_diverged": plant.books_diverged,
+            "refused_tickers": plant.refused_tickers,
+            "datagrams_lost": self.publisher.lost_datagrams,
+            "look_ups_dropped": self._reader.look_ups_dropped,
+            "look_ups_failed": self._reader.look_ups_failed,
+        }
+        news = {
+            name: value - self._seen_faults.get(name, 0)
+            for name, value in faults.items()
+            if value > self._seen_faults.get(name, 0)
+        }
+        self._seen_faults = faults
+        if news:
+            self.log.warning("faults_counted", **news)
+        for fault in self.publisher.take_faults():
+            self.log.warning("send_failed", **fault._asdict(), rate_key=f"send_failed {fault.line}")
+
+    def _check_clock(self) -> None:
+        ahead_ns = self.clock.discipline()
+        if ahead_ns > _CLOCK_WARN_NS:
+            self.log.warning("wall_clock_set_back", plant_ahead_s=ahead_ns // _SECOND_NS)
+
+    def _check_groups(self) -> None:
+        """Raises `GroupOccupiedError` if a newer plant has taken our groups."""
+        newer = self._watch.newer_session()
+        if newer:
+            publish = self.config.publish
+            raise GroupOccupiedError(
+                f"multicast group {publish.group_a} port {publish.port} carries a newer plant (session {newer}): "
+                "this one ends; run one plant per group, or set publish.group_a to others"
+            )
+
+    # --- end --------------------------------------------------------------------------------------
+
+    async def _end(self) -> None:
+        """Close the sockets upstream and tell the end of the session."""
+        self._notifier.stopping()
+        self._ending = True
+        self._timer.cancel()
+        for session in self.sessions:
+            session.detach()
+        closing = asyncio.create_task(self.supervisor.close())
+        if self.started.is_set():
+            await self._end_session()
+        await closing
+        self._notifier.close()
+        if self._warning_tail is not None:
+            self._warning_tail.tell_suppressed()
+
+    async def _end_session(self) -> None:
+        told = self.supervisor.attempt(
+            "end of session", lambda: self._send(self.feed.end_session(self.clock.now_ns()))
+        )
+        while told and not self.feed.ended:
+            wait_ns = self.plant.next_deadline_ns() - self.clock.now_ns()
+            await asyncio.sleep(max(0, wait_ns) / _SECOND_NS)
+            told = self.supervisor.attempt(
+                "end of session", lambda: self._send(self.plant.handle_timer(self.clock.now_ns()))
+            )
+        if told:
+            final_seqs = tuple(
+                (packets.stream, packets.next_seq) for packets in self.plant.packets.streams
+            )
+            self.supervisor.attempt(
+                "end of session", lambda: self._state.finish(self.plant.session, final_seqs)
+            )
+        self.log.info("session_ended", session=self.plant.session, in_order=told)
+
+    def _send(self, datagrams: list[Datagram]) -> None:
+        self.publisher.send(datagrams)
+
+
+_FEED_FAULTS = (
+    "duplicate_frames",
+    "sequence_gaps",
+    "missing_frames",
+    "unknown_sid_frames",
+    "unusable_frames",
+    "unreadable_frames",
+    "contradicting_deltas",
+    "subscriptions_ended",
+    "command_timeouts",
+)
+
+
+def selection_of(config: Config) -> Selection:
+    """The choice of markets of a configuration."""
+    markets = config.markets
+    return Selection(
+        tickers=markets.tickers,
+        series=markets.series,
+        events=markets.events,
+        all_open=markets.all_open,
+        include_combos=markets.include_combos,
+    )
+
+
+def channels_of(config: Config) -> tuple[str, ...]:
+    """The unfiltered channels to subscribe; that of the combos only if any may be wanted: it is busy."""
+    channels, markets = config.channels, config.markets
+    named = (*markets.tickers, *markets.series, *markets.events)
+    combos = markets.include_combos or any(name.startswith(COMBO_PREFIX) for name in named)
+    wanted = {
+        "trade": channels.trade,
+        "ticker": channels.ticker,
+        "market_lifecycle_v2": channels.lifecycle,
+        "multivariate_market_lifecycle": channels.lifecycle and combos,
+    }
+    return tuple(name for name, is_wanted in wanted.items() if is_wanted)

@@ -1,0 +1,189 @@
+"""What must hold before the first datagram: one plant per state directory, free groups, a session never used before.
+
+The session is kept in the state directory, written and fsynced before anything is sent under it, and the directory is
+locked for as long as the plant lives, so that no session can ever be used twice.
+"""
+
+import fcntl
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from tickerplant.core.messages import Stream
+from tickerplant.core.wire import HEADER, MAGIC
+from tickerplant.errors import StateDirectoryError
+from tickerplant.limits import (
+    DATAGRAM_MAX_BYTES,
+    HEADER_BYTES,
+    SESSION_AHEAD_MAX_NS,
+    STATE_FILE_MAX_BYTES,
+    WATCHED_DATAGRAMS_MAX,
+)
+from tickerplant.runtime.network import IP_MULTICAST_ALL, Line
+
+LOCK_FILE = "plant.lock"
+SESSION_FILE = "session.json"
+_REMEDY = "make it writable for this user, or set state.directory"
+
+
+class SessionRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The newest session; `final_seqs` are (stream, next seq) if it ended in order, else empty."""
+
+    session: int
+    final_seqs: tuple[tuple[int, int], ...] = ()
+
+
+_NONE = SessionRecord(0)
+
+
+class SessionState:
+    """The locked state directory of a living plant; `open_session_state` makes it."""
+
+    def __init__(self, directory: Path, lock: int) -> None:
+        """`lock` is the descriptor that holds the lock."""
+        self.directory = directory
+        self._lock = lock
+        self.damaged = False
+        """True if the session file was there and could not be read; the clock alone then gives the session."""
+        self.previous = self._read()
+
+    def next_session(self, now_ns: int, heard_session: int) -> int:
+        """A session above the last one here, the highest heard on our groups, and the clock's own."""
+        return max(now_ns, self.previous.session + 1, heard_session + 1)
+
+    def begin(self, session: int) -> None:
+        """Keep `session` for good, before anything is sent under it. Raises `StateDirectoryError`."""
+        self._write(SessionRecord(session))
+
+    def finish(self, session: int, final_seqs: tuple[tuple[int, int], ...]) -> None:
+        """Keep how a session ended. Raises `StateDirectoryError`."""
+        self._write(SessionRecord(session, final_seqs))
+
+    def close(self) -> None:
+        """Let the directory go; harmless the second time."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        """Let the directory go."""
+        self.close()
+
+    def _read(self) -> SessionRecord:
+        path = self.directory / SESSION_FILE
+        try:
+            with path.open("rb") as file:
+                content = file.read(STATE_FILE_MAX_BYTES)
+            return msgspec.json.decode(content, type=SessionRecord)
+        except FileNotFoundError:
+            return _NONE
+        except msgspec.DecodeError:
+            self.damaged = True
+            return _NONE
+        except OSError as error:
+            raise _unusable(path, error) from error
+
+    def _write(self, record: SessionRecord) -> None:
+        """Atomically: a power cut leaves the old record or the new one."""
+        path = self.directory / SESSION_FILE
+        fresh = self.directory / f"{SESSION_FILE}.new"
+        try:
+            with fresh.open("wb") as file:
+                file.write(msgspec.json.encode(record))
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(path)
+            folder = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise _unusable(path, error) from error
+
+
+def open_session_state(directory: Path) -> SessionState:
+    """Make and lock the state directory. Raises `StateDirectoryError` if it cannot be had."""
+    path = directory / LOCK_FILE
+    try:
+        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise _unusable(directory, error) from error
+    try:
+        _take_lock(path, lock)
+        return SessionState(directory, lock)
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+def _take_lock(path: Path, lock: int) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    except BlockingIOError:
+        pid = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
+        holder = f"process {pid}" if pid.isdecimal() else "another process"
+        raise StateDirectoryError(
+            f"{path} is locked by {holder}, another plant: stop it, or set state.directory to another folder"
+        ) from None
+    except OSError as error:
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: OSError) -> StateDirectoryError:
+    return StateDirectoryError(f"state directory: {path}: {error.strerror}: {_REMEDY}")
+
+
+class SessionWatch:
+    """Listens on our own status group for a plant with a higher session: then ours must go.
+
+    It is looked at once a second, not whenever something arrives, so that our own datagrams cost the loop nothing.
+    """
+
+    def __init__(self, line: Line, port: int, session: int, clock_ns: Callable[[], int]) -> None:
+        """Joins; `session` is our own. Raises `OSError` if the group cannot be joined."""
+        self._session = session
+        self._clock_ns = clock_ns
+        group = line.groups[Stream.STATUS - 1]
+        self._receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            self._receiver.setblocking(False)
+            self._receiver.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._receiver.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
+            self._receiver.bind((group, port))
+            membership = socket.inet_aton(group) + socket.inet_aton(line.interface)
+            self._receiver.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+        except BaseException:
+            self._receiver.close()
+            raise
+
+    def newer_session(self) -> int:
+        """The highest session above ours among the datagrams that wait; 0 if there is none."""
+        highest = 0
+        latest = self._clock_ns() + SESSION_AHEAD_MAX_NS
+        with suppress(BlockingIOError):
+            for _ in range(WATCHED_DATAGRAMS_MAX):
+                datagram = self._receiver.recv(DATAGRAM_MAX_BYTES)
+                if len(datagram) >= HEADER_BYTES:
+                    magic, *_, session, _seq, _ts, _count, _body, _pub, _part = HEADER.unpack_from(
+                        datagram
+                    )
+                    if magic == MAGIC and self._session < session <= latest:
+                        highest = max(highest, session)
+        return highest
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._receiver.close()
