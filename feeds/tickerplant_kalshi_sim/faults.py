@@ -62,6 +62,9 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     status: int = 503
 
     def __post_init__(self) -> None:
+        # Decoding checks the literals, building one in Python does not.
+        if self.kind not in FAULT_KINDS or self.variant not in get_args(Variant):
+            raise ValueError(f"unknown fault kind {self.kind!r} or variant {self.variant!r}")
         if not 1 <= self.count <= SIM_FLOOD_ACTIONS_MAX:
             raise ValueError(f"count must lie in 1..{SIM_FLOOD_ACTIONS_MAX}")
         if not 0 <= self.duration_s <= 86_400 or not 0 <= self.at_s <= 31_536_000:

@@ -236,3 +236,8 @@ def test_random_faults_can_be_limited_and_stopped() -> None:
     assert faults.due(10**12) is None
     with pytest.raises(ConfigurationError, match="known are skip_seq"):
         RandomFaults(Random(1), 1, ("explode",))
+
+
+def test_a_fault_of_an_unknown_kind_cannot_be_built() -> None:
+    with pytest.raises(ValueError, match="no_such_kind"):
+        Fault(kind="no_such_kind")
