@@ -63,6 +63,8 @@ class EndToEnd:
             "ratio": statistics.median(ratios),
             "frames_per_s": statistics.median(rates),
             "reference_per_s": statistics.median(references),
+            "busy": statistics.median(result["busy"] for result in results),
+            "cpu_us_per_frame": statistics.median(r["cpu_us_per_frame"] for r in results),
             "lost": sum(r["datagrams_lost"] + r["gaps"] + r["sequence_gaps"] for r in results),
         }
 

@@ -47,6 +47,7 @@ class MeasuredPlant:
         self.samples_ns: list[int] = []
         self.first_ns = 0
         self.last_ns = 0
+        self.cpu_ns = 0
         key = Ed25519PrivateKey.generate().private_bytes(
             Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
         )
@@ -102,6 +103,7 @@ class MeasuredPlant:
         """Starts to sample."""
         self.samples_ns = []
         self.first_ns = self.last_ns = 0
+        self.cpu_ns = time.process_time_ns()
         self.sampling = True
 
     async def finish(self, count: int) -> dict[str, Any]:
@@ -111,11 +113,14 @@ class MeasuredPlant:
         while subscription.expected < expected:  # noqa: ASYNC110  # as above
             await asyncio.sleep(_POLL_S)
         self.sampling = False
+        cpu_ns = time.process_time_ns() - self.cpu_ns
         self.load.deltas(count)
         assert_books_equal(self.feed.plant, self.load)
         seconds = (self.last_ns - self.first_ns) / 1e9
         return {
             "frames_per_s": count / seconds,
+            "busy": cpu_ns / (self.last_ns - self.first_ns),
+            "cpu_us_per_frame": cpu_ns / count / 1_000,
             "batches": len(self.samples_ns),
             "tick_to_wire_us": percentiles(self.samples_ns),
             "datagrams_lost": self.publisher.lost_datagrams,

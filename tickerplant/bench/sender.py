@@ -22,7 +22,7 @@ from websockets.server import ServerProtocol
 from tickerplant.bench.load import ReferenceLoad
 from tickerplant.bench.processes import BenchConfig, answer, commands, start_child
 
-_CHUNK_BYTES = 64 * 1024
+_FRAMES_PER_WRITE = 250
 _LEAD_NS = 50_000_000
 
 
@@ -104,11 +104,15 @@ class Sender:
         """Writes `count` deltas as fast as the client takes them."""
         server = self._connected()
         frames = framed(self._load.deltas(count))
-        data = b"".join(frames)
+        # Whole frames in each write: a pong of the library may come between two.
+        chunks = [
+            b"".join(frames[start : start + _FRAMES_PER_WRITE])
+            for start in range(0, count, _FRAMES_PER_WRITE)
+        ]
         started_ns = time.monotonic_ns()
-        for start in range(0, len(data), _CHUNK_BYTES):
+        for chunk in chunks:
             await server.writable.wait()
-            server.transport.write(data[start : start + _CHUNK_BYTES])
+            server.transport.write(chunk)
         await server.writable.wait()
         answer({"sent": count, "seconds": (time.monotonic_ns() - started_ns) / 1e9})
 
