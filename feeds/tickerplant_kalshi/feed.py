@@ -1,6 +1,6 @@
 """The whole feed as one state machine (pure): connections, market directory and plant behind recordable inputs.
 
-The methods under "inputs" are the inputs of design 6: the same inputs at the same times give the same datagram
+The methods under "inputs" are what a recording would hold: the same inputs at the same times give the same datagram
 bodies. The shell calls `flush` after each, sends the datagrams, then sends what the connections' `outgoing` holds.
 """
 

@@ -92,6 +92,7 @@ class FrameListener(WSListener):
     def _fail(self, error: BaseException) -> None:
         """What follows in the buffer would be read in a state that is broken."""
         self.mute()
+        self._session.note_reason(" ".join(str(error).split()) or type(error).__name__)
         self._session.shell.failed(f"connection {self._session.index}", error)
 
     def _receive_other(self, transport: WSTransport, frame: WSFrame) -> None:

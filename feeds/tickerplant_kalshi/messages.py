@@ -12,6 +12,8 @@ import msgspec
 BookSide = Literal["yes", "no"]
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=2**43)]
 """Unix time in ms, to the year 2248; a value beyond it makes a frame unusable."""
+Ordinal = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+"""A `sid`, `seq` or `id`; a frame with another number is unreadable."""
 Levels = tuple[tuple[str, str], ...]
 
 
@@ -130,7 +132,7 @@ class SubscribedBody(msgspec.Struct, frozen=True):
     """`subscribed.msg`: the sid is nested here, and nowhere at the top."""
 
     channel: str
-    sid: int
+    sid: Ordinal
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
@@ -145,64 +147,64 @@ class ErrorBody(msgspec.Struct, frozen=True):
 class OrderbookDelta(msgspec.Struct, tag="orderbook_delta", gc=False, frozen=True):
     """A signed change of one level."""
 
-    sid: int
-    seq: int
+    sid: Ordinal
+    seq: Ordinal
     msg: DeltaBody
 
 
 class OrderbookSnapshot(msgspec.Struct, tag="orderbook_snapshot", gc=False, frozen=True):
     """A whole book; `id` echoes a `get_snapshot` command."""
 
-    sid: int
-    seq: int
+    sid: Ordinal
+    seq: Ordinal
     msg: SnapshotBody
-    id: int = 0
+    id: Ordinal = 0
 
 
 class TickerFrame(msgspec.Struct, tag="ticker", gc=False, frozen=True):
     """The ticker channel carries no `seq`."""
 
-    sid: int
+    sid: Ordinal
     msg: TickerBody
 
 
 class TradeFrame(msgspec.Struct, tag="trade", gc=False, frozen=True):
     """A trade."""
 
-    sid: int
-    seq: int
+    sid: Ordinal
+    seq: Ordinal
     msg: TradeBody
 
 
 class MarketLifecycle(msgspec.Struct, tag="market_lifecycle_v2", frozen=True):
     """Lifecycle of a market, combos excluded."""
 
-    sid: int
-    seq: int
+    sid: Ordinal
+    seq: Ordinal
     msg: LifecycleBody
 
 
 class MultivariateLifecycle(msgspec.Struct, tag="multivariate_market_lifecycle", frozen=True):
     """Lifecycle of a combo market (`KXMVE*`)."""
 
-    sid: int
-    seq: int
+    sid: Ordinal
+    seq: Ordinal
     msg: LifecycleBody
 
 
 class EventLifecycle(msgspec.Struct, tag="event_lifecycle", frozen=True):
     """A new or changed event; the only frame that names the series."""
 
-    sid: int
-    seq: int
+    sid: Ordinal
+    seq: Ordinal
     msg: EventBody
 
 
 class EventFeeUpdate(msgspec.Struct, tag="event_fee_update", frozen=True):
     """Fees of an event changed."""
 
-    sid: int
-    seq: int
+    sid: Ordinal
+    seq: Ordinal
     msg: EventFeeBody
 
 
@@ -210,23 +212,23 @@ class Subscribed(msgspec.Struct, tag="subscribed", frozen=True):
     """Reply to `subscribe`, one per channel."""
 
     msg: SubscribedBody
-    id: int = 0
+    id: Ordinal = 0
 
 
 class Unsubscribed(msgspec.Struct, tag="unsubscribed", frozen=True):
     """Reply to `unsubscribe`; carries a number of the sid's sequence."""
 
-    sid: int
-    seq: int
-    id: int = 0
+    sid: Ordinal
+    seq: Ordinal
+    id: Ordinal = 0
 
 
 class Ok(msgspec.Struct, tag="ok", frozen=True):
     """Reply to `update_subscription` (object `msg`), merging `subscribe`, or `list_subscriptions` (array `msg`)."""
 
-    id: int = 0
-    sid: int = 0
-    seq: int = 0
+    id: Ordinal = 0
+    sid: Ordinal = 0
+    seq: Ordinal = 0
     msg: msgspec.Raw = msgspec.Raw(b"null")
 
 
@@ -234,9 +236,9 @@ class ErrorFrame(msgspec.Struct, tag="error", frozen=True):
     """A refused command, or the end of a subscription."""
 
     msg: ErrorBody
-    id: int = 0
-    sid: int = 0
-    seq: int = 0
+    id: Ordinal = 0
+    sid: Ordinal = 0
+    seq: Ordinal = 0
 
 
 Frame = (
@@ -260,9 +262,9 @@ class FrameEnvelope(msgspec.Struct, frozen=True):
     """What can be read of a frame whose type or body is not understood."""
 
     type: str = ""
-    sid: int = 0
-    seq: int = 0
-    id: int = 0
+    sid: Ordinal = 0
+    seq: Ordinal = 0
+    id: Ordinal = 0
     msg: msgspec.Raw = msgspec.Raw(b"null")
 
 
@@ -276,7 +278,7 @@ class SubscriptionListing(msgspec.Struct, frozen=True):
     """One row of the reply to `list_subscriptions`."""
 
     channel: str
-    sid: int
+    sid: Ordinal
 
 
 FRAME_DECODER = msgspec.json.Decoder(Frame)

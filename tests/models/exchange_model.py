@@ -1,4 +1,4 @@
-"""The exchange's side of one connection as kalshi-api describes it: books, sids, sequences, replies.
+"""The exchange's side of one connection as the exchange documents it: books, sids, sequences, replies.
 
 It is honest; faults are made by who carries its frames. After every frame of the book channel it remembers all books
 (`history`), so that a client's book can be compared with the state as of any sequence number.

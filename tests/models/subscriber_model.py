@@ -1,4 +1,4 @@
-"""An independent, strict subscriber: decodes datagrams and rebuilds books by the message semantics of the design.
+"""An independent, strict subscriber: decodes datagrams and rebuilds books by the message semantics of KTP/1.
 
 It asserts what a publisher owes: contiguous sequences, `old + delta == size`, complete images in ascending order,
 right checksums, no exchange delta for a book that is not live.

@@ -1,4 +1,4 @@
-"""Runs the measurements and sets them beside the budgets (design 10)."""
+"""Runs the measurements and sets them beside the budgets."""
 
 import asyncio
 import os

@@ -11,7 +11,7 @@ import zlib
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
-from tickerplant.limits import PRICE_E4_MAX
+from tickerplant.limits import PRICE_E4_MAX, SIZE_E2_MAX
 
 Level = tuple[int, int]
 """(price_e4, size_e2)"""
@@ -61,8 +61,8 @@ class Book:
     def apply(self, side: int, price_e4: int, delta_e2: int) -> int:
         """Adds `delta_e2` to a level (side 0 bid, 1 ask) and returns its new size; 0 means the level is gone.
 
-        Returns -1, with the book unchanged, if the level would fall below zero. `best_moved` then says whether the
-        change was at or beyond the best of its side, so that its price or size moved.
+        Returns -1, with the book unchanged, if the level would fall below zero or grow beyond `SIZE_E2_MAX`.
+        `best_moved` then says whether the change was at or beyond the best of its side: its price or size moved.
         """
         if side:
             prices = self._ask_prices
@@ -75,7 +75,7 @@ class Book:
         index = bisect_left(prices, price_e4)
         if index < len(prices) and prices[index] == price_e4:
             size_e2 = sizes[index] + delta_e2
-            if size_e2 > 0:
+            if 0 < size_e2 <= SIZE_E2_MAX:
                 sizes[index] = size_e2
                 return size_e2
             if size_e2:

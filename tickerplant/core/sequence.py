@@ -1,7 +1,7 @@
 """Sequence accounting of one upstream subscription (connection epoch and sid).
 
 The exchange numbers the frames of a sid from 1, across all its markets, control replies included; so every frame
-that carries `seq` is observed, understood or not. Source: kalshi-api, section 3.4.
+that carries `seq` is observed, understood or not.
 """
 
 IN_ORDER = 0

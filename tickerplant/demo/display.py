@@ -4,7 +4,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import NamedTuple, Protocol
 
 from rich.console import Console, Group
@@ -94,8 +94,9 @@ class TextDisplay:
         count = sum(one.messages for one in stats.streams) if stats is not None else 0
         text = f"{left_s:.0f} s left, {count:,} messages, {board.books_text()}"
         columns = shutil.get_terminal_size().columns
-        sys.stdout.write(f"\r{text[: columns - 1]}\x1b[K")
-        sys.stdout.flush()
+        with suppress(OSError):  # SIGHUP tells that the terminal has gone
+            sys.stdout.write(f"\r{text[: columns - 1]}\x1b[K")
+            sys.stdout.flush()
 
     def _clear_progress(self) -> None:
         if self._end_s is not None and self._is_terminal:
@@ -131,7 +132,8 @@ class LiveDisplay(TextDisplay):
     def draw(self, board: Board) -> None:
         """One frame."""
         if self._show is not None:
-            self._show(board)
+            with suppress(OSError):  # SIGHUP tells that the terminal has gone
+                self._show(board)
 
 
 def where_lines(where: Where) -> list[str]:

@@ -89,7 +89,8 @@ class Demo:
                         return await self._finish()
                     finally:
                         self._is_ending = True
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, OSError):
+            # The terminal may have gone with the signal, and cannot be written to then.
             if self._signal:
                 raise Interrupted(self._signal) from None
             raise
