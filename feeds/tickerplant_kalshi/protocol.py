@@ -1,6 +1,6 @@
 """One WebSocket connection to the exchange as a state machine (pure): frames in, plant calls and commands out.
 
-Rules that no shell may bend (ARCHITECTURE.md, "Healing"):
+Rules that no shell may bend (ARCHITECTURE.md, "Healing rules"):
 
 * Every frame that carries `seq` is accounted for on its sid, understood or not, before anything else is done with it.
 * A frame at or below the last `seq` is dropped. A hole makes every book of the sid STALE and asks for snapshots.

@@ -1,4 +1,4 @@
-"""KTP/1, the datagram format, both ways. Source: ARCHITECTURE.md, "Wire format".
+"""KTP/1, the datagram format, both ways. Source: ARCHITECTURE.md, "Wire format KTP/1".
 
 A datagram is a 40-byte little-endian header, a msgpack body of at most 1312 bytes and, if `FLAG_AUTHENTICATED`, a
 20-byte trailer. The body of a data datagram is one msgpack array of `count` tagged arrays (`core.messages`), so
