@@ -205,7 +205,7 @@ class ConnectionCommands:
             asked.update(dict.fromkeys(tickers, False))
         sids = [self.books.sid] if command.params.sids else None
         command.params = msgspec.structs.replace(command.params, market_tickers=tickers, sids=sids)
-        if command.cmd == "subscribe" and not tickers:
+        if not tickers and self.books.state is SubscriptionState.REQUESTED:
             self.books.state = SubscriptionState.IDLE
         return bool(tickers)
 

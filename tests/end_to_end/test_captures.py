@@ -238,7 +238,7 @@ def test_recorded_books_reach_a_subscriber_exactly(
 
 # --- the migration weeks of February 2026 -------------------------------------------------------------
 #
-# What the exchange changed in 2026: the `_fp` fields came on 22 January, the sizes of the ticker on 12 February, and all
+# What the exchange changed in 2026: the `_fp` fields came on 22 January, the sizes of the ticker on 12 February; all
 # integer cents and counts went on 12 March. These frames of 12 February carry both. The exact strings are what every
 # version since has, so they are read and the integers are not; `Clock` is undocumented and ignored; `ts` is in seconds,
 # `ts_ms` came in April, so the event time is `ts`; `taker_side` is the twin of a field that came in May.

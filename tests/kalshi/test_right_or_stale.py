@@ -17,19 +17,12 @@ Not in the model, because no client could see it: a frame damaged into another v
 
 import copy
 import json
+import random
 
 import pytest
 from exchange_model import BOOKS, ExchangeModel
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
 from subscriber_model import SubscriberModel
 
 from tickerplant.core.messages import BookState, FeedPhase
@@ -37,7 +30,8 @@ from tickerplant.core.plant import Plant
 from tickerplant_kalshi.protocol import FeedConnection
 
 TICKERS = ("KXA", "KXB", "KXC")
-PRICES = st.sampled_from([1, 100, 3300, 3400, 9_999])
+PRICES = (1, 100, 3300, 3400, 9_999)
+FATES = ("arrives",) * 8 + ("lost", "damaged", "damaged", "twice", "late")
 MS = 1_000_000
 HEAL_STEPS = 400
 REQUIRED = {
@@ -81,6 +75,18 @@ UNKNOWN = [
 ]
 
 
+def damages_of(frame):
+    """(way, key, value) of everything that can be done to a frame so that a client can see it."""
+    damages = [("cut", "", share) for share in (0, 0.3, 0.6, 0.99)]
+    damages += [("top", key, None) for key in frame.fields if key != "id"]
+    for key in REQUIRED.get(frame.kind, ()):
+        damages.append(("missing", key, None))
+        damages += [("wrong", key, value) for value in WRONG_VALUES[key]]
+    if frame.kind == "orderbook_delta":
+        damages += [("wrong", "delta_fp", "-99999999.00")] * 6
+    return damages
+
+
 class Quiet:
     """A feed that chose every market and does nothing with its life."""
 
@@ -101,27 +107,22 @@ class Quiet:
         """Nothing."""
 
 
-class Interleavings(RuleBasedStateMachine):
-    """Exchange, carrier, client and subscriber."""
+class Course:
+    """Exchange, carrier, client and subscriber; `chance` decides what happens."""
 
-    @initialize(
-        use_yes_price=st.booleans(),
-        data_first=st.booleans(),
-        trades=st.booleans(),
-        synced=st.sampled_from([True, True, False]),
-        levels=st.lists(
-            st.tuples(st.sampled_from(TICKERS), st.integers(0, 1), PRICES, st.integers(1, 9)),
-            max_size=8,
-        ),
-    )
-    def start(self, use_yes_price, data_first, trades, synced, levels):
+    def __init__(self, chance):
         """All markets chosen, the connection open; usually the books are there, too."""
+        self.chance = chance
+        self.log = []
+        use_yes_price = chance.choice((False, True))
         self.now_ns = 10**18
-        self.exchange = ExchangeModel(TICKERS, use_yes_price=use_yes_price, data_first=data_first)
-        for level in levels:
-            self.exchange.change(*level)
+        self.exchange = ExchangeModel(
+            TICKERS, use_yes_price=use_yes_price, data_first=chance.choice((False, True))
+        )
+        for _ in range(chance.randint(0, 8)):
+            self.exchange.change(*self.draw_change())
         self.plant = Plant(1, self.now_ns)
-        channels = (BOOKS, "trade") if trades else (BOOKS,)
+        channels = chance.choice(((BOOKS,), (BOOKS, "trade")))
         self.connection = FeedConnection(
             0, self.plant, Quiet(), channels, use_yes_price=use_yes_price
         )
@@ -132,10 +133,29 @@ class Interleavings(RuleBasedStateMachine):
         for ticker in TICKERS:
             self.connection.want_book(self.plant.open_book(ticker))
         self.end_input()
-        if synced:
-            self.obey()
-            self.deliver(30)
+        if chance.randint(0, 3):
+            self.settle()
             assert all(entry.live for entry in self.plant.entries.values())
+
+    def draw_change(self):
+        """(ticker, side, price, delta)"""
+        chance = self.chance
+        return (
+            chance.choice(TICKERS),
+            chance.randint(0, 1),
+            chance.choice(PRICES),
+            chance.randint(-9, 9),
+        )
+
+    def run(self, steps):
+        """So many actions, the promises checked after each; then everything heals."""
+        for _ in range(steps):
+            action = self.chance.choice(ACTIONS)
+            self.log.append(action)
+            getattr(self, action)()
+            self.check()
+        self.log.append("heal")
+        self.heal()
 
     # --- the shell --------------------------------------------------------------------------------
 
@@ -164,26 +184,48 @@ class Interleavings(RuleBasedStateMachine):
 
     # --- the market -------------------------------------------------------------------------------
 
-    @rule(
-        ticker=st.sampled_from(TICKERS),
-        side=st.integers(0, 1),
-        price_e4=PRICES,
-        delta_e2=st.integers(-9, 9),
-    )
-    def trade(self, ticker, side, price_e4, delta_e2):
-        """A level changes."""
-        self.exchange.change(ticker, side, price_e4, delta_e2)
+    def change(self):
+        """A level changes; its frame waits."""
+        self.exchange.change(*self.draw_change())
 
-    @rule(ticker=st.sampled_from(TICKERS), side=st.integers(0, 1), count=st.integers(2, 8))
-    def burst(self, ticker, side, count):
+    def burst(self):
         """Many changes of one market."""
-        for step in range(count):
+        ticker, side, _, _ = self.draw_change()
+        for step in range(6):
             self.exchange.change(ticker, side, 1_000 + 100 * step, 5)
+
+    def traffic(self):
+        """Changes, and what is on its way arrives at once: each frame by its own fate."""
+        for _ in range(self.chance.randint(1, 5)):
+            self.exchange.change(*self.draw_change())
+        while self.exchange.pipe:
+            fate = self.chance.choice(FATES)
+            if fate == "lost":
+                self.exchange.pipe.popleft()
+            elif fate == "damaged":
+                self.damage()
+            else:
+                self.deliver(1)
+                if fate == "twice":
+                    self.give(self.delivered[-1])
+                elif fate == "late":
+                    self.give(self.chance.choice(self.delivered))
+        self.end_input()
+
+    def settle(self):
+        """For a while nothing goes wrong: commands are obeyed, frames arrive."""
+        for _ in range(6):
+            self.obey()
+            if not self.exchange.pipe:
+                break
+            self.deliver(len(self.exchange.pipe))
 
     # --- the carrier ------------------------------------------------------------------------------
 
-    @precondition(lambda self: self.exchange.pipe)
-    @rule(count=st.integers(1, 30))
+    def arrive(self):
+        """Some of the frames arrive."""
+        self.deliver(self.chance.randint(1, 30))
+
     def deliver(self, count):
         """The next frames arrive in one read batch."""
         for _ in range(min(count, len(self.exchange.pipe))):
@@ -194,93 +236,82 @@ class Interleavings(RuleBasedStateMachine):
                 self.dead_sids.add(frame.sid)
         self.end_input()
 
-    @precondition(lambda self: self.exchange.pipe)
-    @rule(count=st.integers(1, 3))
-    def lose(self, count):
+    def lose(self):
         """The next frames never arrive."""
-        for _ in range(min(count, len(self.exchange.pipe))):
+        for _ in range(min(self.chance.randint(1, 3), len(self.exchange.pipe))):
             self.exchange.pipe.popleft()
 
-    @precondition(lambda self: self.delivered)
-    @rule(data=st.data())
-    def repeat(self, data):
-        """A frame that arrived on this connection arrives again, however old."""
-        self.give(data.draw(st.sampled_from(self.delivered)))
+    def repeat(self):
+        """Frames that arrived on this connection arrive again, however old."""
+        if self.delivered:
+            for _ in range(self.chance.randint(1, 6)):
+                self.give(self.chance.choice(self.delivered))
         self.end_input()
 
-    @precondition(lambda self: self.exchange.pipe)
-    @rule(data=st.data())
-    def damage(self, data):
+    def damage(self):
         """The next frame arrives so damaged that a client can see it."""
+        if not self.exchange.pipe:
+            return
         frame = self.exchange.pipe.popleft()
-        fields = copy.deepcopy(frame.fields)
-        ways = ["cut", "top"]
-        keys = REQUIRED.get(frame.kind, ())
-        if keys:
-            ways += ["missing", "wrong"]
-        if frame.kind == "orderbook_delta":
-            ways.append("below zero")
-        way = data.draw(st.sampled_from(ways))
+        way, key, value = self.chance.choice(damages_of(frame))
         if way == "cut":
-            self.give(frame.data[: data.draw(st.integers(0, len(frame.data) - 1))])
+            self.give(frame.data[: int(value * len(frame.data))])
         else:
-            if way == "top":
-                del fields[data.draw(st.sampled_from([k for k in fields if k != "id"]))]
-            elif way == "missing":
-                del fields["msg"][data.draw(st.sampled_from(keys))]
-            elif way == "wrong":
-                key = data.draw(st.sampled_from(keys))
-                fields["msg"][key] = data.draw(st.sampled_from(WRONG_VALUES[key]))
+            fields = copy.deepcopy(frame.fields)
+            target = fields if way == "top" else fields["msg"]
+            if way == "wrong":
+                target[key] = value
             else:
-                fields["msg"]["delta_fp"] = "-99999999.00"
+                del target[key]
             self.give(json.dumps(fields).encode())
         self.end_input()
 
-    @rule(junk=st.sampled_from(JUNK + UNKNOWN))
-    def junk(self, junk):
+    def junk(self):
         """Something that is no frame of ours arrives."""
-        self.give(junk)
+        self.give(self.chance.choice(JUNK + UNKNOWN))
         self.end_input()
 
-    @precondition(lambda self: BOOKS in self.exchange.sids)
-    @rule(unknown=st.booleans())
-    def another(self, unknown):
+    def another(self):
         """The exchange numbers a frame that is not for us: a foreign market, or a type not known yet."""
-        if unknown:
+        if BOOKS not in self.exchange.sids:
+            return
+        if self.chance.choice((False, True)):
             self.exchange.send_sequenced(self.exchange.sids[BOOKS], "orderbook_news", {})
         else:
             self.exchange.snapshot("KXFOREIGN")
 
     # --- commands ---------------------------------------------------------------------------------
 
-    @rule()
     def obey(self):
         """The exchange receives what the client sends."""
         for command in self.connection.outgoing(self.now_ns):
             self.exchange.command(command)
         self.end_input()
 
-    @rule()
     def lose_commands(self):
         """What the client sends never arrives."""
         self.connection.outgoing(self.now_ns)
 
-    @rule(code=st.sampled_from([7, 18, 26, 27, 10, 25]))
-    def refuse(self, code):
+    def refuse(self):
         """The next command will be refused."""
         if len(self.exchange.refusals) < 2:
-            self.exchange.refusals.append(code)
+            self.exchange.refusals.append(self.chance.choice((7, 18, 26, 27, 10, 25)))
 
-    @precondition(lambda self: self.exchange.sids)
-    @rule(data=st.data(), code=st.sampled_from([10, 25]))
-    def end_subscription(self, data, code):
-        """A subscription ends at the exchange."""
-        channels = sorted(self.exchange.sids)
-        self.exchange.end_subscription(data.draw(st.sampled_from(channels)), code)
+    def end_subscription(self):
+        """A subscription ends at the exchange, and usually that is heard."""
+        if not self.exchange.sids:
+            return
+        channel = self.chance.choice(sorted(self.exchange.sids))
+        self.exchange.end_subscription(channel, self.chance.choice((10, 25)))
+        if self.chance.choice((False, True)):
+            self.deliver(len(self.exchange.pipe))
 
-    @rule(ticker=st.sampled_from(TICKERS))
-    def toggle(self, ticker):
+    def change_mind(self):
         """A market is no longer chosen, or again."""
+        self.toggle(self.chance.choice(TICKERS))
+
+    def toggle(self, ticker):
+        """Chosen or not."""
         self.plant.begin_input(self.now_ns)
         entry = self.plant.entries.get(ticker)
         if entry is None:
@@ -290,14 +321,9 @@ class Interleavings(RuleBasedStateMachine):
             self.plant.close_book(entry)
         self.end_input()
 
-    @rule(
-        wait_ns=st.sampled_from(
-            [5 * MS, 500 * MS, 1_100 * MS, 5_001 * MS, 11_000 * MS, 31_000 * MS]
-        )
-    )
-    def wait(self, wait_ns):
+    def wait(self):
         """Time goes by on a healthy socket."""
-        end_ns = self.now_ns + wait_ns
+        end_ns = self.now_ns + MS * self.chance.choice((5, 500, 1_100, 5_001, 11_000, 31_000))
         for _ in range(100):
             deadline_ns = min(self.plant.next_deadline_ns(), self.client_deadline_ns())
             if deadline_ns > end_ns:
@@ -307,7 +333,6 @@ class Interleavings(RuleBasedStateMachine):
         self.now_ns = end_ns
         self.timers()
 
-    @rule()
     def reconnect(self):
         """The connection is lost and made again."""
         self.plant.begin_input(self.now_ns)
@@ -331,11 +356,8 @@ class Interleavings(RuleBasedStateMachine):
 
     # --- what must hold ---------------------------------------------------------------------------
 
-    @invariant()
     def live_books_are_right(self):
         """Compared with the exchange as of the last frame accounted for."""
-        if not hasattr(self, "plant"):
-            return
         books = self.connection.commands.books
         live = [entry for entry in self.plant.entries.values() if entry.live]
         if not live:
@@ -348,11 +370,8 @@ class Interleavings(RuleBasedStateMachine):
         for entry in live:
             assert (entry.bids, entry.asks) == then[entry.ticker], entry.ticker
 
-    @invariant()
     def subscribers_hold_what_was_published(self):
         """And nothing else is offered as live."""
-        if not hasattr(self, "plant"):
-            return
         for ticker, mirrored in self.subscriber.books.items():
             entry = self.plant.entries.get(ticker)
             if not mirrored.live:
@@ -368,10 +387,13 @@ class Interleavings(RuleBasedStateMachine):
         for entry in self.plant.entries.values():
             assert not entry.in_sync or self.subscriber.books[entry.ticker].live
 
-    def teardown(self):
+    def check(self):
+        """Both promises."""
+        self.live_books_are_right()
+        self.subscribers_hold_what_was_published()
+
+    def heal(self):
         """Nothing is lost from here on: everything heals by itself."""
-        if not hasattr(self, "plant"):
-            return
         self.exchange.refusals.clear()
         for ticker in TICKERS:
             if ticker not in self.plant.entries:
@@ -389,8 +411,7 @@ class Interleavings(RuleBasedStateMachine):
                     self.now_ns, min(self.plant.next_deadline_ns(), self.client_deadline_ns())
                 )
                 self.timers()
-            self.live_books_are_right()
-            self.subscribers_hold_what_was_published()
+            self.check()
         assert self.healed(), f"the books do not heal: {self.describe()}"
 
     def describe(self):
@@ -420,15 +441,28 @@ class Interleavings(RuleBasedStateMachine):
         )
 
 
-@pytest.mark.timeout(300)
-def test_any_interleaving_gives_the_right_book_or_stale():
-    """See the module's text."""
-    run_state_machine_as_test(
-        Interleavings,
-        settings=settings(
-            max_examples=250, phases=[__import__("hypothesis").Phase.generate],
-            stateful_step_count=50,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+ACTIONS = (
+    *["traffic"] * 10,
+    *["settle", "repeat", "wait"] * 3,
+    *["change", "burst", "arrive", "lose", "damage", "junk", "another", "obey", "lose_commands"],
+    *["refuse", "end_subscription", "change_mind", "reconnect"],
+)
+
+
+@given(st.randoms(use_true_random=False), st.integers(1, 12))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
+def test_any_interleaving_gives_the_right_book_or_stale(chance, steps):
+    """See the module's text; hypothesis finds the shortest course that breaks a promise."""
+    Course(chance).run(steps)
+
+
+@pytest.mark.parametrize(("courses", "steps"), [(1_200, 3), (250, 20)])
+def test_many_courses(courses, steps):
+    """The same without a search: short courses show that each fault heals alone, long ones that they do together."""
+    for seed in range(courses):
+        course = Course(random.Random(seed))
+        try:
+            course.run(steps)
+        except Exception as error:
+            error.add_note(f"seed {seed}, {steps} steps: {', '.join(course.log)}")
+            raise

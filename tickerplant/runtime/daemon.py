@@ -96,6 +96,8 @@ class Daemon:
         self._notifier = notifier if notifier is not None else SystemdNotifier({})
         self._warning_tail = warning_tail
         self._tune_collector = tune_collector
+        self._is_frozen = False
+        self._tidied_lost = 0
         self._stop = asyncio.Event()
         self._wake = asyncio.Event()
         self._timer = DeadlineTimer(
@@ -367,9 +369,20 @@ class Daemon:
             self._notifier.status(f"{state.phase}: {state.reason}")
             return
         if self._tune_collector:
-            # What lives now mostly lives for good: the collector need not look at it again.
-            gc.freeze()
+            self._tidy_memory()
         self._notifier.ready(f"{len(self.plant.entries)} books live")
+
+    def _tidy_memory(self) -> None:
+        """Free what lost connections left in cycles, which the collector's rare full runs would keep for hours."""
+        lost = sum(one.counters.connections_lost for one in self.feed.connections)
+        if self._is_frozen and lost == self._tidied_lost:
+            return  # a book that healed leaves nothing behind, and a run takes milliseconds
+        self._tidied_lost = lost
+        gc.collect()
+        if not self._is_frozen:
+            # Mostly for good; what comes later holds connections that will be lost one day and must be found then.
+            gc.freeze()
+            self._is_frozen = True
 
     def _tell_faults(self) -> None:
         """One line about everything that was counted since the last one and ought not to happen."""
@@ -438,9 +451,7 @@ class Daemon:
                 "end of session", lambda: self._send(self.plant.handle_timer(self.clock.now_ns()))
             )
         if told:
-            final_seqs = tuple(
-                (packets.stream, packets.next_seq) for packets in self.plant.packets.streams
-            )
+            final_seqs = tuple((one.stream, one.next_seq) for one in self.plant.packets.streams)
             self.supervisor.attempt(
                 "end of session", lambda: self._state.finish(self.plant.session, final_seqs)
             )
