@@ -5,8 +5,8 @@ one JSON object:
 
     books     ticker -> {state, bids, asks}, levels as [price_e4, size_e2] in ascending order
     quotes    ticker -> {state, quote}, quote as [bid_e4, bid_size_e2, ask_e4, ask_size_e2]
-    trades, tickers, upstream_gaps   the first KEPT_MAX messages of these types, as objects
-    events    the first KEPT_MAX events of the library other than Stale and Live
+    trades, tickers, upstream_gaps   the first `--keep` messages of these types, as objects
+    events    the first `--keep` events of the library other than Stale and Live
     messages  messages and events by type
     causes    how often each cause of a feed state was told, the first CAUSES_MAX
     stats     `SubscriberStats`
@@ -43,7 +43,8 @@ _KEPT_MESSAGES = {Trade: "trades", Ticker: "tickers", UpstreamGap: "upstream_gap
 class Record:
     """What a report is made of."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep: int) -> None:
+        self.keep = keep
         self.counts: Counter[str] = Counter()
         self.causes: Counter[str] = Counter()
         self.kept: dict[str, list[dict[str, Any]]] = {
@@ -62,7 +63,7 @@ class Record:
         name = _KEPT_MESSAGES.get(type(item))
         if isinstance(item, Event) and not isinstance(item, Stale | Live):
             name = "events"
-        if name is not None and len(self.kept[name]) < KEPT_MAX:
+        if name is not None and len(self.kept[name]) < self.keep:
             values = {field: getattr(item, field) for field in item.__struct_fields__}
             self.kept[name].append({"type": type(item).__name__} | values)
 
@@ -94,9 +95,9 @@ def _quote(bbo: Bbo) -> dict[str, Any]:
     return {"state": bbo.state, "quote": quote}
 
 
-async def serve(group: str, port: int) -> None:
+async def serve(group: str, port: int, keep: int) -> None:
     """Receive, and answer whoever asks, until killed."""
-    record = Record()
+    record = Record(keep)
     async with Subscriber(group_a=group, port=port) as subscriber:
 
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -119,8 +120,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--group", required=True, help="first group of line A")
     parser.add_argument("--port", type=int, required=True, help="UDP port of every group")
+    parser.add_argument("--keep", type=int, default=KEPT_MAX, help="messages kept of each type")
     arguments = parser.parse_args()
-    uvloop.run(serve(arguments.group, arguments.port))
+    uvloop.run(serve(arguments.group, arguments.port, arguments.keep))
 
 
 if __name__ == "__main__":

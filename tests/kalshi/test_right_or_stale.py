@@ -305,10 +305,19 @@ class Course:
         self.exchange.end_subscription(channel, self.chance.choice((10, 25)))
         if self.chance.choice((False, True)):
             self.deliver(len(self.exchange.pipe))
+            self.chance.choice((self.end_input, self.obey))()
+            self.chance.choice((self.end_input, self.repeat))()
 
     def change_mind(self):
-        """A market is no longer chosen, or again."""
+        """A market is no longer chosen, or again; the command for it has its own fate."""
         self.toggle(self.chance.choice(TICKERS))
+        fate = self.chance.choice(("waits", "obeyed", "lost", "refused"))
+        if fate == "lost":
+            self.lose_commands()
+        elif fate != "waits":
+            if fate == "refused":
+                self.refuse()
+            self.obey()
 
     def toggle(self, ticker):
         """Chosen or not."""
@@ -443,9 +452,9 @@ class Course:
 
 ACTIONS = (
     *["traffic"] * 10,
-    *["settle", "repeat", "wait"] * 3,
+    *["settle", "repeat", "wait", "change_mind"] * 3,
     *["change", "burst", "arrive", "lose", "damage", "junk", "another", "obey", "lose_commands"],
-    *["refuse", "end_subscription", "change_mind", "reconnect"],
+    *["refuse", "end_subscription", "reconnect"],
 )
 
 

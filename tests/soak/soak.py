@@ -31,9 +31,11 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "end_to_end"))
 from fault_steps import (
     ALL_STEPS,
     DISCONNECTING_STEPS,
+    FLOOD_ACTIONS,
     STEADY_STEPS,
     Fault,
     FaultStep,
+    fault,
 )
 from processes import (
     COMMAND,
@@ -51,7 +53,7 @@ PROGRESS_INTERVAL_S = 10.0
 SAMPLE_INTERVAL_S = 1.0
 MISSED_AFTER_S = 3.0
 MEMORY_GROWTH_PERCENT = 5
-MEMORY_SHORT_ALLOWANCE_BYTES = 8 * 1024**2
+MEMORY_SHORT_ALLOWANCE_BYTES = 4 * 1024**2
 """A short run is still filling caches, directory and allocator at its first sample."""
 LIVE = 1
 EVERYTHING = {"all_open": True, "include_combos": True}
@@ -168,7 +170,9 @@ class Soak:
     def _open(self, stack: ExitStack) -> None:
         arguments, pace = self._arguments, self._pace
         network = free_network()
-        self.subscriber = stack.enter_context(SubscriberProcess(self._folder, network))
+        self.subscriber = stack.enter_context(
+            SubscriberProcess(self._folder, network, "--keep", "0")
+        )
         flow = {
             "--seed": arguments.seed,
             "--rate": arguments.rate,
@@ -187,6 +191,9 @@ class Soak:
 
     def _play(self) -> None:
         """Rounds of faults until the time is over, and until each fault was made at least once."""
+        # The largest burst comes first: queues and buffers then have their size before memory is compared.
+        self._inject(fault("flood", count=2 * FLOOD_ACTIONS))
+        self.plant.wait_metric("feed_frames", 2 * FLOOD_ACTIONS, self._pace.seen_timeout_s)
         while self.elapsed_s() < self._duration_s or len(self.made) < len(ALL_STEPS):
             for step in self._round():
                 if self.elapsed_s() >= self._duration_s and step.name in self.made:
