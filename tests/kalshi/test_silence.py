@@ -131,7 +131,8 @@ def test_a_listing_nested_to_the_recursion_limit_is_no_crash(bed):
     nests = [b"[" * depth + b"]" * depth for depth in range(1_000, 800, -1)]
     for nest in nests:
         bed.feed(b'{"type":"ok","id":%d,"msg":%b}' % (probe["id"], nest))
-    assert bed.counters.unusable_frames == 1
+    # Which decoder meets the limit first depends on how deep the caller stands.
+    assert bed.counters.unusable_frames >= 1
     assert 0 < bed.counters.unreadable_frames < len(nests)
 
 
