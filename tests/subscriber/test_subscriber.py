@@ -101,7 +101,7 @@ async def test_line_b_makes_up_for_line_a(
                 await asyncio.sleep(0.005)
     await asyncio.to_thread(plant.result)
     assert not [item for item in items if isinstance(item, Gap) and item.stream == Stream.DELTA]
-    assert delta.lines[0].lost > 10
+    assert delta.lines[0].lost >= delta.lines[1].datagrams // 4 > 0
     assert delta.lines[0].messages_missing >= delta.lines[0].lost
     assert delta.lines[1].lost == 0
     assert delta.lines[1].wins >= delta.lines[0].lost
