@@ -13,6 +13,8 @@
      +-- NetworkSetupError           interface, port or multicast group unusable   exit 1
      |    +-- GroupOccupiedError     foreign protocol or another plant on a group
      +-- StateDirectoryError         unusable, or held by another plant            exit 1
+     +-- TickLogError                the log folder unusable, or held by another   exit 1
+     |    +-- DamagedSegmentError    a segment header that does not verify
      +-- FixedPointError             a decimal string that cannot be held exactly
      +-- WireError                   a datagram that is not valid KTP/1
           +-- ForeignDatagramError, TruncatedDatagramError, UnsupportedVersionError,
@@ -83,6 +85,14 @@ class GroupOccupiedError(NetworkSetupError):
 
 class StateDirectoryError(TickerplantError):
     """The state directory cannot be used, or another plant holds it."""
+
+
+class TickLogError(TickerplantError):
+    """The folder of the tick log cannot be used, or another plant holds it."""
+
+
+class DamagedSegmentError(TickLogError):
+    """The header of a log segment is cut short or does not verify."""
 
 
 class FixedPointError(TickerplantError):
