@@ -1,5 +1,8 @@
 """Datagrams as a plant would send them, and small tick logs."""
 
+import subprocess
+import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from tickerplant.core.messages import Bbo, LevelUpdate, Stream
 from tickerplant.core.packets import Datagram
 from tickerplant.core.wire import HeartbeatBody, Kind, encode_datagram, encode_heartbeat
 from tickerplant.limits import LOG_READ_BYTES
+from tickerplant.runtime.logfolder import segment_names
 from tickerplant.runtime.logreader import LogFault, LogReader
 from tickerplant.runtime.ticklog import TickLog, TickLogOptions, open_ticklog
 
@@ -21,9 +25,16 @@ QUICK = TickLogOptions(
 """Small segments, and no wait before the log may resume."""
 
 
+MODELS = Path(__file__).parent
+
+
 def options_of(**values: object) -> TickLogOptions:
     """`QUICK` with other values."""
     return msgspec.structs.replace(QUICK, **values)
+
+
+LARGE = options_of(segment_max_bytes=1 << 20)
+"""Segments that no test fills by accident."""
 
 
 class Sender:
@@ -103,3 +114,25 @@ def eventually(condition, what: str = "it", seconds: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not happen within {seconds:g} seconds"
         time.sleep(0.002)
+
+
+def newest(folder: Path) -> Path:
+    return folder / str(segment_names(folder)[-1])
+
+
+def python(code: str, *arguments: object, prefix: tuple[str, ...] = ()) -> list[str]:
+    preamble = f"import sys; sys.path.append({str(MODELS)!r})\n"
+    command = [sys.executable, "-c", preamble + textwrap.dedent(code)]
+    return [*prefix, *command, *map(str, arguments)]
+
+
+def run_python(code: str, *arguments: object, prefix: tuple[str, ...] = ()) -> None:
+    """Run it in a process of its own; its assertions are this test's."""
+    done = subprocess.run(
+        python(code, *arguments, prefix=prefix),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
