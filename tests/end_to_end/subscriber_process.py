@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -68,18 +69,28 @@ class Record:
             self.kept[name].append({"type": type(item).__name__} | values)
 
     def report(self, subscriber: Subscriber) -> bytes:
-        """The whole report, encoded."""
-        latest = {ticker: subscriber.bbo(ticker) or quote for ticker, quote in self.quotes.items()}
-        return msgspec.json.encode(
-            {
-                "books": {view.ticker: _book(view) for view in subscriber.books()},
-                "quotes": {ticker: _quote(quote) for ticker, quote in latest.items()},
-                "messages": dict(self.counts),
-                "causes": dict(self.causes),
-                "stats": subscriber.stats(),
-                **self.kept,
-            }
-        )
+        """The whole report, encoded piece by piece: asking must not need more memory than the books themselves."""
+        latest = ((ticker, subscriber.bbo(ticker) or own) for ticker, own in self.quotes.items())
+        rest = {
+            "messages": dict(self.counts),
+            "causes": dict(self.causes),
+            "stats": subscriber.stats(),
+            **self.kept,
+        }
+        members = [
+            _member("books", _object((view.ticker, _book(view)) for view in subscriber.books())),
+            _member("quotes", _object((ticker, _quote(quote)) for ticker, quote in latest)),
+            *(_member(name, msgspec.json.encode(value)) for name, value in rest.items()),
+        ]
+        return b"{%b}" % b",".join(members)
+
+
+def _object(rows: Iterable[tuple[str, dict[str, Any]]]) -> bytes:
+    return b"{%b}" % b",".join(_member(name, msgspec.json.encode(value)) for name, value in rows)
+
+
+def _member(name: str, encoded: bytes) -> bytes:
+    return msgspec.json.encode(name) + b":" + encoded
 
 
 def _book(view: BookView) -> dict[str, Any]:

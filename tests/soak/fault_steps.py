@@ -20,7 +20,7 @@ class FaultStep(NamedTuple):
     reason: str = ""
     """What the plant must tell its subscribers as cause of the lost connection, if that is the point."""
     may_miss: bool = False
-    """Whether the fault may fall on a book that is stale already, where it changes nothing: then it is made again."""
+    """Whether it may change nothing (on a book that is stale already): then it is made again."""
     ends: tuple[Fault, ...] = ()
     """What ends the fault once it was seen."""
 

@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -52,6 +53,7 @@ SHORT_RUN_S = 120.0
 PROGRESS_INTERVAL_S = 10.0
 SAMPLE_INTERVAL_S = 1.0
 MISSED_AFTER_S = 3.0
+WARM_UP_ACTIONS = 3 * FLOOD_ACTIONS
 MEMORY_GROWTH_PERCENT = 5
 MEMORY_SHORT_ALLOWANCE_BYTES = 4 * 1024**2
 """A short run is still filling caches, directory and allocator at its first sample."""
@@ -192,8 +194,8 @@ class Soak:
     def _play(self) -> None:
         """Rounds of faults until the time is over, and until each fault was made at least once."""
         # The largest burst comes first: queues and buffers then have their size before memory is compared.
-        self._inject(fault("flood", count=2 * FLOOD_ACTIONS))
-        self.plant.wait_metric("feed_frames", 2 * FLOOD_ACTIONS, self._pace.seen_timeout_s)
+        self._inject(fault("flood", count=WARM_UP_ACTIONS))
+        self.plant.wait_metric("feed_frames", WARM_UP_ACTIONS, self._pace.seen_timeout_s)
         while self.elapsed_s() < self._duration_s or len(self.made) < len(ALL_STEPS):
             for step in self._round():
                 if self.elapsed_s() >= self._duration_s and step.name in self.made:
@@ -218,29 +220,38 @@ class Soak:
         return steady + turn
 
     def _make(self, step: FaultStep) -> None:
-        """Make the faults of a step, and wait until the plant has counted them. Raises `TimeoutError`."""
-        # A connection that is down cannot be lost.
-        self.plant.wait_metric("feed_connections_up", 1, self._pace.heal_timeout_s)
-        before = self.plant.metrics()
-        told = self._times_told(step.reason)
-        self._inject_all(step.faults)
-        injected_s = time.monotonic()
-
-        def is_seen() -> bool:
-            nonlocal injected_s
-            self.plant.require_alive()
-            after = self.plant.metrics()
-            grown = {name: after.get(name, 0) - before.get(name, 0) for name in step.seen}
-            if all(grown[name] >= least for name, least in step.seen.items()):
-                return not step.reason or self._times_told(step.reason) > told
-            if step.may_miss and time.monotonic() - injected_s > MISSED_AFTER_S:
-                self._inject_all(step.faults)
-                injected_s = time.monotonic()
-            return False
-
-        wait_for(is_seen, f"the plant seeing {step.name}", self._pace.seen_timeout_s)
+        """Make the faults of a step until the plant has seen them. Raises `TimeoutError`."""
+        deadline_s = time.monotonic() + self._pace.seen_timeout_s
+        while not self._is_seen(step):
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"the plant does not see {step.name}")
         self._inject_all(step.ends)
         self.made[step.name] += 1
+
+    def _is_seen(self, step: FaultStep) -> bool:
+        """Make the faults once; whether the plant counts them and tells the reason."""
+        # A connection that is down cannot be lost.
+        self.plant.wait_metric("feed_connections_up", 1, self._pace.heal_timeout_s)
+        before, told = self.plant.metrics(), self._times_told(step.reason)
+        self._inject_all(step.faults)
+
+        def is_counted() -> bool:
+            self.plant.require_alive()
+            after = self.plant.metrics()
+            return all(
+                after.get(name, 0) - before.get(name, 0) >= least
+                for name, least in step.seen.items()
+            )
+
+        timeout_s = MISSED_AFTER_S if step.may_miss else self._pace.seen_timeout_s
+        if not comes_true(is_counted, timeout_s):
+            return False
+        # A connection may have gone for another reason, before this one could be.
+        is_told = partial(self._is_told, step.reason, told)
+        return not step.reason or comes_true(is_told, MISSED_AFTER_S)
+
+    def _is_told(self, reason: str, before: int) -> bool:
+        return self._times_told(reason) > before
 
     def _times_told(self, reason: str) -> int:
         """How often the plant told its subscribers a cause with these words."""
@@ -356,6 +367,14 @@ class Soak:
             f"({metrics['plant_stale_books']} stale), {metrics['feed_connections_opened']} connections, "
             + ", ".join(f"{name} {size / MEBIBYTE:.0f} MiB" for name, size in memory.items())
         )
+
+
+def comes_true(probe: Callable[[], bool], timeout_s: float) -> bool:
+    """Whether `probe` is true within the time."""
+    try:
+        return wait_for(probe, "", timeout_s)
+    except TimeoutError:
+        return False
 
 
 def best_of(bids: list[list[int]], asks: list[list[int]]) -> list[int]:
