@@ -248,6 +248,13 @@ LOG_FAULTS_SHOWN = 100
 LOG_FOLLOW_INTERVAL_S = 0.02
 """How long `log cat --follow` waits at the end of the log before it looks again."""
 
+# --- recovery -------------------------------------------------------------------------------------
+RECOVERY_FRAME_MAX_BYTES = 64 * 1024
+"""One frame of the recovery protocol over TCP; a longer one is refused and the connection closed."""
+GAP_FILL_DATAGRAMS_MAX = 64
+GAP_FILL_BYTES_MAX = 64 * 1024
+"""What one gap-fill request over UDP is answered with at most; the requester asks again for the rest."""
+
 # --- operator's shell -----------------------------------------------------------------------------
 CONFIG_FILE_MAX_BYTES = 1024 * 1024
 """A larger configuration file is refused."""

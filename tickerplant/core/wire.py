@@ -273,10 +273,17 @@ def encode_heartbeat(
     )
 
 
-def _digest(signed: bytes | bytearray, key: bytes) -> bytes:
+def keyed_digest(signed: bytes | bytearray, key: bytes) -> bytes:
+    """Keyed BLAKE2b-128 of `signed`, the last 16 bytes of every trailer."""
     return hashlib.blake2b(
         signed, key=key, digest_size=TRAILER_BYTES - TRAILER_KEY_ID.size
     ).digest()
+
+
+def check_digest(computed: bytes, received: bytes, key_id: int) -> None:
+    """Returns if both are equal, in constant time. Raises `AuthenticationError`."""
+    if not hmac.compare_digest(computed, received):
+        raise AuthenticationError(f"trailer does not verify under key id {key_id}")
 
 
 def authenticate(datagram: bytes, key_id: int, key: bytes) -> bytes:
@@ -289,21 +296,24 @@ def authenticate(datagram: bytes, key_id: int, key: bytes) -> bytes:
     signed = bytearray(datagram)
     signed[FLAGS_OFFSET] = flags & ~_FLAGS_UNSIGNED
     signed += TRAILER_KEY_ID.pack(key_id)
-    digest = _digest(signed, key)
+    digest = keyed_digest(signed, key)
     signed[FLAGS_OFFSET] = flags
     return bytes(signed) + digest
 
 
 def verify_authentic(datagram: bytes, header: Header, keys: Mapping[int, bytes]) -> None:
     """Returns if the trailer verifies under one of `keys` (key id -> key). Raises `AuthenticationError`."""
-    if not header.flags & FLAG_AUTHENTICATED:
+    verify_trailer(datagram, header.flags, HEADER_BYTES + header.body_bytes, keys)
+
+
+def verify_trailer(datagram: bytes, flags: int, end: int, keys: Mapping[int, bytes]) -> None:
+    """As `verify_authentic`, for any datagram with its flags at `FLAGS_OFFSET` and its trailer at `end`."""
+    if not flags & FLAG_AUTHENTICATED:
         raise AuthenticationError("datagram without trailer on an authenticated feed")
-    end = HEADER_BYTES + header.body_bytes
     (key_id,) = TRAILER_KEY_ID.unpack_from(datagram, end)
     key = keys.get(key_id)
     if key is None:
         raise AuthenticationError(f"datagram is signed with unknown key id {key_id}")
     signed = bytearray(datagram[: end + TRAILER_KEY_ID.size])
     signed[FLAGS_OFFSET] &= ~_FLAGS_UNSIGNED & 0xFF
-    if not hmac.compare_digest(_digest(signed, key), bytes(datagram[end + TRAILER_KEY_ID.size :])):
-        raise AuthenticationError(f"trailer does not verify under key id {key_id}")
+    check_digest(keyed_digest(signed, key), bytes(datagram[end + TRAILER_KEY_ID.size :]), key_id)
