@@ -22,6 +22,7 @@ from tickerplant.limits import CONNECTIONS_MAX, TICKER_MAX_BYTES
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("console", "json")
+FSYNC_POLICIES = ("interval", "never")
 KEY_PEM_VARIABLE = "KALSHI_KEY_PEM"
 """Environment variable that may hold the private key itself (PEM) instead of `exchange.key_path`."""
 
@@ -178,6 +179,31 @@ class MetricsConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """TCP port to listen on; 0 takes a free one and logs it."""
 
 
+class TicklogConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[ticklog]: everything published is kept here before it is sent."""
+
+    section: ClassVar[str] = "ticklog"
+
+    enabled: bool = True
+    """Keep the log; without it nothing that a subscriber misses can be repaired."""
+    directory: str = ""
+    """Folder of the log; empty: `ticklog` in the state directory."""
+    segment_max_bytes: int = 256 * 1024**2
+    """Size at which another segment file begins."""
+    segment_max_s: int = 3_600
+    """Age, in seconds, at which another segment file begins."""
+    fsync: str = "interval"
+    """interval: synced to disk each fsync_interval_ms; never: when the kernel likes."""
+    fsync_interval_ms: int = 1_000
+    """What a power failure can cost at most, in milliseconds."""
+    retain_s: int = 86_400
+    """Age, in seconds, beyond which segments are deleted."""
+    retain_bytes: int = 16 * 1024**3
+    """Size of all segments beyond which the oldest are deleted."""
+    max_bytes: int = 32 * 1024**3
+    """Size of all segments at which logging stops, if nothing may be deleted."""
+
+
 class LogConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[log]: written to standard error."""
 
@@ -211,6 +237,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Multicast groups."""
     metrics: MetricsConfig = msgspec.field(default_factory=MetricsConfig)
     """HTTP endpoint for Prometheus."""
+    ticklog: TicklogConfig = msgspec.field(default_factory=TicklogConfig)
+    """The tick log."""
     log: LogConfig = msgspec.field(default_factory=LogConfig)
     """Log output."""
     state: StateConfig = msgspec.field(default_factory=StateConfig)
@@ -224,6 +252,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 "publish.group_b",
                 self.publish.group_b,
                 f"line B would share {min(shared)} with line A; leave five groups between the two",
+            )
+        ticklog = self.ticklog
+        if not ticklog.segment_max_bytes <= ticklog.retain_bytes <= ticklog.max_bytes:
+            raise InvalidValueError(
+                "ticklog.retain_bytes",
+                ticklog.retain_bytes,
+                "must be at least ticklog.segment_max_bytes and at most ticklog.max_bytes",
             )
 
 
@@ -384,6 +419,18 @@ CHECKS: Mapping[str, Callable[[Any], str | None]] = {
     "publish.publisher": partial(_range_problem, low=0, high=65_535),
     "metrics.address": partial(_address_problem, any_allowed=True),
     "metrics.port": partial(_range_problem, low=0, high=65_535, what=" (0: any free port)"),
+    "ticklog.directory": _directory_problem,
+    "ticklog.segment_max_bytes": partial(
+        _range_problem, low=64 * 1024, high=4 * 1024**3, what=" (bytes)"
+    ),
+    "ticklog.segment_max_s": partial(_range_problem, low=1, high=86_400, what=" (seconds)"),
+    "ticklog.fsync": partial(_choice_problem, choices=FSYNC_POLICIES),
+    "ticklog.fsync_interval_ms": partial(
+        _range_problem, low=10, high=60_000, what=" (milliseconds)"
+    ),
+    "ticklog.retain_s": partial(_range_problem, low=60, high=10 * 366 * 86_400, what=" (seconds)"),
+    "ticklog.retain_bytes": partial(_range_problem, low=64 * 1024, high=1024**5, what=" (bytes)"),
+    "ticklog.max_bytes": partial(_range_problem, low=64 * 1024, high=1024**5, what=" (bytes)"),
     "log.level": partial(_choice_problem, choices=LOG_LEVELS),
     "log.format": partial(_choice_problem, choices=LOG_FORMATS),
     "state.directory": _directory_problem,

@@ -239,6 +239,8 @@ LOG_RESUME_WAIT_S = 5
 LOG_RESUME_WAIT_MAX_S = 300
 LOG_STABLE_S = 600
 """A log that stayed on for so long starts with the short wait anew."""
+LOG_REMINDER_S = 60
+"""A tick log that is off, nearly full or in trouble is logged again so often."""
 LOG_CLOSE_TIMEOUT_S = 5
 """How long closing waits for the last fsync; after that it is left to the kernel."""
 LOG_FOLDER_SETTLE_NS = 100_000_000

@@ -104,7 +104,7 @@ def _folder_of(arguments: argparse.Namespace) -> Path:
     if arguments.directory:
         return require_folder(Path(arguments.directory).expanduser())
     loaded = load_config_of(arguments)
-    return require_folder(log_folder("", loaded.state_directory))
+    return require_folder(log_folder(loaded.config.ticklog.directory, loaded.state_directory))
 
 
 def _unreadable(folder: Path, error: OSError) -> TickLogError:

@@ -83,6 +83,9 @@ class Packets:
         self.session = session
         self.publisher = publisher
         self.flags = 0
+        self.log_on = False
+        self.oldest_seqs: tuple[int, ...] = (0,) * len(Stream)
+        """The oldest repairable sequence of each stream, streams 1 to 5 in order; told in heartbeats."""
         self.trade = StreamPackets(Stream.TRADE)
         self.bbo = StreamPackets(Stream.BBO)
         self.ticker = StreamPackets(Stream.TICKER)
@@ -97,6 +100,11 @@ class Packets:
     def by_stream(self, stream: int) -> StreamPackets:
         """The packets of one stream number."""
         return next(packets for packets in self.streams if packets.stream == stream)
+
+    @property
+    def next_seqs(self) -> tuple[int, ...]:
+        """The next sequence of each stream, streams 1 to 5 in order."""
+        return tuple(self.by_stream(stream).next_seq for stream in Stream)
 
     def flush(self, now_ns: int) -> list[Datagram]:
         """All messages so far as datagrams stamped `now_ns`, in sequence order per stream."""
@@ -162,7 +170,9 @@ class Packets:
             self.session,
             packets.next_seq,
             now_ns,
-            HeartbeatBody(packets.datagrams_sent),
+            HeartbeatBody(
+                packets.datagrams_sent, self.oldest_seqs[packets.stream - 1], self.log_on
+            ),
             kind=kind,
             publisher=self.publisher,
             flags=self.flags,

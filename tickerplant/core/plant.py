@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from tickerplant.core.book import Book, Level
 from tickerplant.core.books import BookEntry, BookEvent
+from tickerplant.core.logformat import FIRST_SEQS, NO_SEQS, NextSeqs, mark_not_repairable
 from tickerplant.core.messages import (
     Bbo,
     BookClear,
@@ -64,7 +65,7 @@ class Plant:
         self.phase = FeedPhase.CONNECTING
         self.stale_books = 0
         self.unready_books = 0
-        self._base_flags = 0 if log_on else FLAG_NOT_REPAIRABLE
+        self._base_flags = 0
         self._discovered = False
         self._connections_missing = True
         self._was_connected = False
@@ -78,6 +79,7 @@ class Plant:
         self.refused_tickers = 0
         self.trades = 0
         self.tickers = 0
+        self.set_log(is_on=log_on, oldest_seqs=FIRST_SEQS if log_on else NO_SEQS)
         start = SessionStart("", 0, 0, now_ns, previous_session, tuple(final_seqs))
         self.packets.status.messages.append(start)
         self._publish_phase()
@@ -274,6 +276,24 @@ class Plant:
             entry.in_sync = False
             entry.mirror = entry.levels()
             self.unready_books += 1
+
+    # --- tick log ---------------------------------------------------------------------------------
+
+    @property
+    def log_on(self) -> bool:
+        """Whether what is published can be repaired from the tick log."""
+        return self.packets.log_on
+
+    def set_log(self, *, is_on: bool, oldest_seqs: NextSeqs = NO_SEQS) -> None:
+        """Whether the tick log takes what follows, and the oldest sequence of each stream that it still has."""
+        self._base_flags = 0 if is_on else FLAG_NOT_REPAIRABLE
+        self.packets.log_on = is_on
+        self.packets.oldest_seqs = oldest_seqs
+
+    def lose_log(self, datagrams: list[Datagram]) -> list[Datagram]:
+        """The tick log did not take `datagrams`: these are to be sent instead; all that follow say so too."""
+        self.set_log(is_on=False)
+        return mark_not_repairable(datagrams)
 
     # --- outputs ----------------------------------------------------------------------------------
 

@@ -9,23 +9,24 @@ import gc
 import ssl
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
-from tickerplant import __version__
 from tickerplant.config import Config
 from tickerplant.core.messages import FeedPhase
 from tickerplant.core.packets import Datagram
 from tickerplant.core.plant import Plant
-from tickerplant.errors import GroupOccupiedError
 from tickerplant.limits import LOOK_UPS_AT_ONCE, SESSION_LISTEN_NS
 from tickerplant.runtime.clock import ClockOffset, require_clock
 from tickerplant.runtime.health import Readiness, SystemdNotifier, readiness_of
+from tickerplant.runtime.housekeeping import Housekeeping, WarningTail
 from tickerplant.runtime.metrics import Metrics, MetricsServer
 from tickerplant.runtime.network import lines_of, listen_on_groups, require_free_groups
+from tickerplant.runtime.outlet import Outlet
 from tickerplant.runtime.publisher import Publisher, open_publisher
-from tickerplant.runtime.startup import SessionState, SessionWatch, open_session_state
+from tickerplant.runtime.sessions import Beginning, Sessions, open_configured_ticklog
+from tickerplant.runtime.startup import open_session_state
 from tickerplant.runtime.steady_clock import DeadlineTimer, SteadyClock
 from tickerplant.runtime.supervise import Supervisor
 from tickerplant_kalshi.auth import Signer
@@ -40,19 +41,9 @@ from tickerplant_kalshi.sources import FeedSource, PlantSource, SessionSource
 
 _SECOND_NS = 1_000_000_000
 _MILLISECOND_NS = 1_000_000
-_TICK_S = 1.0
-_TELL_SUPPRESSED_TICKS = 10
-_CLOCK_WARN_NS = _SECOND_NS
 GC_THRESHOLDS = (50_000, 20, 100)
 """Messages are not tracked by the collector, so little piles up: young collections can be rare. A full one takes 42 ms
 with 2,000 books, 5 ms once those are frozen (measured)."""
-
-
-class WarningTail(Protocol):
-    """What `configure_logging` returns."""
-
-    def tell_suppressed(self) -> None:
-        """Log how many warnings were suppressed."""
 
 
 class Daemon:
@@ -84,11 +75,11 @@ class Daemon:
         self.feed: KalshiFeed
         self.plant: Plant
         self.publisher: Publisher
-        self.sessions: tuple[ExchangeSession, ...] = ()
+        self.outlet: Outlet
+        self.sessions: Sessions
+        self.connections: tuple[ExchangeSession, ...] = ()
         self.metrics = Metrics()
         self.metrics_server: MetricsServer | None = None
-        self.loop_lag_max_ns = 0
-        """How late the once-a-second check came, at worst; a measure of how long the loop was ever held up."""
         self._signer = signer
         self._state_directory = state_directory
         self._tls = tls
@@ -96,19 +87,13 @@ class Daemon:
         self._notifier = notifier if notifier is not None else SystemdNotifier({})
         self._warning_tail = warning_tail
         self._tune_collector = tune_collector
-        self._is_frozen = False
-        self._tidied_lost = 0
         self._stop = asyncio.Event()
-        self._wake = asyncio.Event()
         self._timer = DeadlineTimer(
             self.clock.now_ns, self.supervisor.guard("timer", self._fire_timer)
         )
-        self._state: SessionState
         self._reader: MarketReader
-        self._watch: SessionWatch
-        self._told_phase = FeedPhase.CONNECTING
+        self._housekeeping: Housekeeping
         self._seen_phase = FeedPhase.CONNECTING
-        self._seen_faults: dict[str, int] = {}
         self._ending = False
 
     # --- life -------------------------------------------------------------------------------------
@@ -141,7 +126,7 @@ class Daemon:
         now_ns = self.clock.now_ns()
         datagrams = self.feed.flush(now_ns)
         if datagrams:
-            self.publisher.send(datagrams)
+            self.outlet.send(datagrams)
         self._after_input(now_ns)
 
     def failed(self, where: str, error: BaseException) -> None:
@@ -154,7 +139,7 @@ class Daemon:
             return Readiness(is_ready=False, phase="starting", reason="the plant is starting")
         plant = self.plant
         if plant.phase in (FeedPhase.CONNECTING, FeedPhase.DOWN):
-            problems = sorted({one.problem for one in self.sessions if one.problem})
+            problems = sorted({one.problem for one in self.connections if one.problem})
         else:
             problems = [] if self._reader.is_discovered else ["the markets are being read"]
             problems += [f"{plant.unready_books} books to come"] if plant.unready_books else []
@@ -165,16 +150,20 @@ class Daemon:
 
     async def _start(self, resources: AsyncExitStack) -> None:
         await self._start_metrics(resources)
-        self._state = resources.enter_context(open_session_state(self._state_directory))
+        state = resources.enter_context(open_session_state(self._state_directory))
         self.publisher = open_publisher(self.config.publish)
         resources.callback(self.publisher.close)
         listening = asyncio.create_task(self._listen())
         try:
+            ticklog = await open_configured_ticklog(
+                self.config.ticklog, self._state_directory, resources
+            )
             rest = await self._open_rest(resources)
         finally:
             heard_session = await listening
-        session = self._begin_session(resources, heard_session)
-        self._build(session, rest)
+        self.sessions = Sessions(self.config, state, ticklog, self.clock, self.log)
+        resources.callback(self.sessions.close)
+        self._build(self.sessions.begin(heard_session), rest)
         self._add_sources()
         self.started.set()
         self.publish()
@@ -209,35 +198,18 @@ class Daemon:
             require_clock(offset, exchange.max_clock_skew_ms * _MILLISECOND_NS)
         return rest
 
-    def _begin_session(self, resources: AsyncExitStack, heard_session: int) -> int:
-        state, publish = self._state, self.config.publish
-        if state.damaged:
-            self.log.warning("session_file_damaged", folder=str(state.directory))
-        session = state.next_session(self.clock.now_ns(), heard_session)
-        state.begin(session)
-        self._watch = SessionWatch(lines_of(publish)[0], publish.port, session, self.clock.now_ns)
-        resources.callback(self._watch.close)
-        self.log.info(
-            "session_begins",
-            version=__version__,
-            session=session,
-            group_a=publish.group_a,
-            group_b=publish.group_b,
-            port=publish.port,
-            interface=publish.interface,
-        )
-        return session
-
-    def _build(self, session: int, rest: RestClient) -> None:
-        config, previous = self.config, self._state.previous
+    def _build(self, beginning: Beginning, rest: RestClient) -> None:
+        config = self.config
         selection = selection_of(config)
         self.plant = Plant(
-            session,
+            beginning.session,
             self.clock.now_ns(),
             publisher=config.publish.publisher,
-            previous_session=previous.session,
-            final_seqs=previous.final_seqs,
+            previous_session=beginning.previous_session,
+            final_seqs=beginning.final_seqs,
+            log_on=beginning.log_on,
         )
+        self.outlet = Outlet(self.plant, self.sessions.ticklog, self.publisher)
         self.feed = KalshiFeed(
             self.plant,
             MarketDirectory(selection),
@@ -246,7 +218,7 @@ class Daemon:
             use_yes_price=config.exchange.use_yes_price,
         )
         gate = StartGate()
-        self.sessions = tuple(
+        self.connections = tuple(
             ExchangeSession(
                 self.feed,
                 index,
@@ -260,26 +232,35 @@ class Daemon:
             for index in range(config.exchange.connections)
         )
         self._reader = MarketReader(self.feed, rest, self, self.log)
+        self._housekeeping = Housekeeping(
+            self,
+            config.publish,
+            self._notifier,
+            self._warning_tail,
+            tune_collector=self._tune_collector,
+        )
 
     def _add_sources(self) -> None:
         self.metrics.add("plant", PlantSource(self.feed))
         self.metrics.add("feed", FeedSource(self.feed))
-        self.metrics.add("session", SessionSource(self.sessions))
+        self.metrics.add("session", SessionSource(self.connections))
         self.metrics.add("reader", self._reader)
         self.metrics.add("publisher", self.publisher)
         self.metrics.add("daemon", self)
+        if self.sessions.ticklog is not None:
+            self.metrics.add("ticklog", self.sessions.ticklog)
 
     def _start_tasks(self) -> None:
         start = self.supervisor.start
         if self._tune_collector:
             gc.collect()
             gc.set_threshold(*GC_THRESHOLDS)
-        for session in self.sessions:
+        for session in self.connections:
             start(f"connection {session.index}", session.run())
         start("discovery", self._read_markets())
         for number in range(LOOK_UPS_AT_ONCE):
             start(f"look-ups {number}", self._reader.look_up_asked())
-        start("housekeeping", self._keep_house())
+        start("housekeeping", self._housekeeping.run())
 
     async def _read_markets(self) -> None:
         await self._reader.discover()
@@ -288,7 +269,7 @@ class Daemon:
     # --- inputs and timers ------------------------------------------------------------------------
 
     def _after_input(self, now_ns: int) -> None:
-        for session in self.sessions:
+        for session in self.connections:
             session.pump(now_ns)
         self._reader.take_requests()
         self._timer.arm(self.feed.next_deadline_ns())
@@ -296,7 +277,7 @@ class Daemon:
             self._seen_phase = self.plant.phase
             if self._seen_phase is FeedPhase.READY:
                 self.ready.set()
-            self._wake.set()
+            self._housekeeping.wake()
 
     def _fire_timer(self) -> None:
         if self._ending:
@@ -304,10 +285,10 @@ class Daemon:
         now_ns = self.clock.now_ns()
         datagrams = self.feed.handle_timer(now_ns)
         if datagrams:
-            self.publisher.send(datagrams)
+            self.outlet.send(datagrams)
         self._after_input(now_ns)
 
-    # --- once a second ----------------------------------------------------------------------------
+    # --- what is counted --------------------------------------------------------------------------
 
     def counters(self) -> dict[str, int]:
         """For the metrics."""
@@ -318,77 +299,13 @@ class Daemon:
 
     def gauges(self) -> dict[str, int]:
         """For the metrics."""
-        return {"loop_lag_max_ns": self.loop_lag_max_ns}
+        return {"loop_lag_max_ns": self._housekeeping.loop_lag_max_ns}
 
-    async def _keep_house(self) -> None:
-        loop = asyncio.get_running_loop()
-        watchdog_s = self._notifier.watchdog_interval_ns / _SECOND_NS
-        tick_s = min(_TICK_S, watchdog_s) if watchdog_s else _TICK_S
-        ticks = 0
-        while True:
-            due = loop.time() + tick_s
-            woken = await self._sleep_until(due)
-            if not woken:
-                lag_ns = int((loop.time() - due) * _SECOND_NS)
-                self.loop_lag_max_ns = max(self.loop_lag_max_ns, lag_ns)
-            self._tell_phase()
-            self._tell_faults()
-            self._check_clock()
-            self._check_groups()
-            self._notifier.watchdog()
-            ticks += 1
-            if self._warning_tail is not None and ticks % _TELL_SUPPRESSED_TICKS == 0:
-                self._warning_tail.tell_suppressed()
-
-    async def _sleep_until(self, due: float) -> bool:
-        """Whether the sleep was cut short because there is something to tell."""
-        try:
-            async with asyncio.timeout_at(due):
-                await self._wake.wait()
-        except TimeoutError:
-            return False
-        self._wake.clear()
-        return True
-
-    def _tell_phase(self) -> None:
-        phase = self.plant.phase
-        if phase is self._told_phase:
-            return
-        self._told_phase = phase
-        state = self.readiness()
-        lost = phase in (FeedPhase.DOWN, FeedPhase.DEGRADED)
-        tell = self.log.warning if lost else self.log.info
-        tell(
-            "feed_phase",
-            phase=state.phase,
-            reason=state.reason,
-            books=len(self.plant.entries),
-            rate_key=f"feed_phase {state.phase}",
-        )
-        if not state.is_ready:
-            self._notifier.status(f"{state.phase}: {state.reason}")
-            return
-        if self._tune_collector:
-            self._tidy_memory()
-        self._notifier.ready(f"{len(self.plant.entries)} books live")
-
-    def _tidy_memory(self) -> None:
-        """Free what lost connections left in cycles, which the collector's rare full runs would keep for hours."""
-        lost = sum(one.counters.connections_lost for one in self.feed.connections)
-        if self._is_frozen and lost == self._tidied_lost:
-            return  # a book that healed leaves nothing behind, and a run takes milliseconds
-        self._tidied_lost = lost
-        gc.collect()
-        if not self._is_frozen:
-            # Mostly for good; what comes later holds connections that will be lost one day and must be found then.
-            gc.freeze()
-            self._is_frozen = True
-
-    def _tell_faults(self) -> None:
-        """One line about everything that was counted since the last one and ought not to happen."""
+    def faults(self) -> dict[str, int]:
+        """What is counted and ought not to happen, for the log."""
         feed = dict(self.feed.counters())
         plant = self.plant
-        faults = {
+        return {
             **{name: feed[name] for name in _FEED_FAULTS},
             "books_gone_stale": plant.books_gone_stale,
             "books_diverged": plant.books_diverged,
@@ -397,31 +314,10 @@ class Daemon:
             "look_ups_dropped": self._reader.look_ups_dropped,
             "look_ups_failed": self._reader.look_ups_failed,
         }
-        news = {
-            name: value - self._seen_faults.get(name, 0)
-            for name, value in faults.items()
-            if value > self._seen_faults.get(name, 0)
-        }
-        self._seen_faults = faults
-        if news:
-            self.log.warning("faults_counted", **news)
-        for fault in self.publisher.take_faults():
-            self.log.warning("send_failed", **fault._asdict(), rate_key=f"send_failed {fault.line}")
 
-    def _check_clock(self) -> None:
-        ahead_ns = self.clock.discipline()
-        if ahead_ns > _CLOCK_WARN_NS:
-            self.log.warning("wall_clock_set_back", plant_ahead_s=ahead_ns // _SECOND_NS)
-
-    def _check_groups(self) -> None:
-        """Raises `GroupOccupiedError` if a newer plant has taken our groups."""
-        newer = self._watch.newer_session()
-        if newer:
-            publish = self.config.publish
-            raise GroupOccupiedError(
-                f"multicast group {publish.group_a} port {publish.port} carries a newer plant (session {newer}): "
-                "this one ends; run one plant per group, or set publish.group_a to others"
-            )
+    def connections_lost(self) -> int:
+        """Connections to the exchange lost so far."""
+        return sum(one.counters.connections_lost for one in self.feed.connections)
 
     # --- end --------------------------------------------------------------------------------------
 
@@ -430,7 +326,7 @@ class Daemon:
         self._notifier.stopping()
         self._ending = True
         self._timer.cancel()
-        for session in self.sessions:
+        for session in self.connections:
             session.detach()
         closing = asyncio.create_task(self.supervisor.close())
         if self.started.is_set():
@@ -451,14 +347,12 @@ class Daemon:
                 "end of session", lambda: self._send(self.plant.handle_timer(self.clock.now_ns()))
             )
         if told:
-            final_seqs = tuple((one.stream, one.next_seq) for one in self.plant.packets.streams)
-            self.supervisor.attempt(
-                "end of session", lambda: self._state.finish(self.plant.session, final_seqs)
-            )
+            self.supervisor.attempt("end of session", lambda: self.sessions.finish(self.plant))
         self.log.info("session_ended", session=self.plant.session, in_order=told)
 
     def _send(self, datagrams: list[Datagram]) -> None:
-        self.publisher.send(datagrams)
+        if datagrams:
+            self.outlet.send(datagrams)
 
 
 _FEED_FAULTS = (

@@ -46,6 +46,7 @@ from tickerplant.runtime.logupkeep import (
 )
 
 _NO_TROUBLE = Trouble("", "")
+_NOT_BEGUN = "not_begun"
 _write = os.write
 
 
@@ -97,7 +98,7 @@ class TickLog:
         self._starts: dict[int, NextSeqs] = {}
         self._newest_session = previous.session
         self._last_segment = (previous.segment, previous.segment_bytes)
-        self._trouble = Trouble("not_begun", "no session has begun")
+        self._trouble = Trouble(_NOT_BEGUN, "no session has begun")
 
     # --- hot path ---------------------------------------------------------------------------------
 
@@ -261,8 +262,8 @@ class TickLog:
         """Open the first segment of `session`; False if the log is off then: `status` says why.
 
         To be called before the first datagram of the session is appended. The first session of a plant has no
-        `previous`: it is known from the log. A further one names the session before and the next sequence of each of
-        its streams, how far it really came, logged or not.
+        `previous` if it is known from the log. Else `previous` names the session before and the next sequence of each
+        of its streams (0: not known), how far it really came, logged or not.
         Raises `TickLogError` if the log knows a session that is not lower.
         """
         if session <= self._newest_session:
@@ -273,12 +274,13 @@ class TickLog:
         header = self._first_header(session, now_ns, publisher, partition)
         if previous is not None:
             header = self._follow(header, *previous)
+        is_first = self._trouble.code == _NOT_BEGUN
         self._leave()
         self._newest_session = session
         if self._open_session(header):
             self._say("on")
             return True
-        if previous is None:
+        if is_first:
             self._say("off")
         return False
 
