@@ -15,6 +15,8 @@
      +-- StateDirectoryError         unusable, or held by another plant            exit 1
      +-- TickLogError                the log folder unusable, or held by another   exit 1
      |    +-- DamagedSegmentError    a segment header that does not verify
+     +-- CaptureError                the folder of the raw capture unusable        exit 1
+     |    +-- DamagedCaptureError    a capture that is cut short or does not verify
      +-- FixedPointError             a decimal string that cannot be held exactly
      +-- WireError                   a datagram that is not valid KTP/1
           +-- ForeignDatagramError, TruncatedDatagramError, UnsupportedVersionError,
@@ -93,6 +95,14 @@ class TickLogError(TickerplantError):
 
 class DamagedSegmentError(TickLogError):
     """The header of a log segment is cut short or does not verify."""
+
+
+class CaptureError(TickerplantError):
+    """The folder of the raw capture cannot be used, or what is asked of a capture it cannot give."""
+
+
+class DamagedCaptureError(CaptureError):
+    """A capture that is cut short, does not verify, or was made by a program that this one does not know."""
 
 
 class FixedPointError(TickerplantError):

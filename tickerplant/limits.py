@@ -250,6 +250,14 @@ LOG_FAULTS_SHOWN = 100
 LOG_FOLLOW_INTERVAL_S = 0.02
 """How long `log cat --follow` waits at the end of the log before it looks again."""
 
+# --- raw capture ----------------------------------------------------------------------------------
+CAPTURE_RECORD_MAX_BYTES = 64 * 1024 * 1024
+"""One record of a capture; what a reader finds beyond it is damage. A batch of frames is split before it gets there."""
+CAPTURE_BATCH_BYTES = 32 * 1024 * 1024
+"""Inputs that would make a larger record are written as several."""
+CAPTURE_INPUTS_PER_RECORD = 1_024
+"""Inputs that wait to be written; at the bound they are, though no batch has ended."""
+
 # --- recovery -------------------------------------------------------------------------------------
 RECOVERY_FRAME_MAX_BYTES = 64 * 1024
 """One frame of the recovery protocol over TCP; a longer one is refused and the connection closed."""
@@ -342,6 +350,7 @@ assert RECONNECT_BASE_NS < RECONNECT_CAP_NS
 assert REST_BACKOFF_BASE_NS < REST_BACKOFF_CAP_NS
 assert REST_TICKERS_PER_REQUEST_BYTES > TICKER_MAX_BYTES
 assert LOG_READ_BYTES > 2 * (DATAGRAM_MAX_BYTES + 8)
+assert CAPTURE_BATCH_BYTES + FRAME_MAX_BYTES < CAPTURE_RECORD_MAX_BYTES
 assert LOG_RESUME_WAIT_S < LOG_RESUME_WAIT_MAX_S < LOG_STABLE_S
 assert LOG_WATCH_INTERVAL_S <= LOG_SURVEY_INTERVAL_S
 assert SETTLED_KEEP_NS > FINISHED_GRACE_NS > SUBSCRIBE_LEAD_NS

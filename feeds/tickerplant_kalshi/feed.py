@@ -34,6 +34,8 @@ class KalshiFeed:
     `channels` are the unfiltered ones (trade, ticker, lifecycle); books are always subscribed.
     """
 
+    connection_type = FeedConnection
+
     def __init__(
         self,
         plant: Plant,
@@ -53,7 +55,7 @@ class KalshiFeed:
         self._passes_all = directory.selection.all_open
         self._look_ups: list[LookUp] = []
         self.connections = tuple(
-            FeedConnection(
+            self.connection_type(
                 index,
                 plant,
                 self,
@@ -91,6 +93,10 @@ class KalshiFeed:
         self.plant.begin_input(now_ns)
         self._discovered = True
 
+    def look_up_unread(self, before_ns: int) -> None:
+        """Every market that lives and was not read over REST since `before_ns` is looked up at the next flush."""
+        self.directory.look_up_unread(before_ns)
+
     def handle_timer(self, now_ns: int) -> list[Datagram]:
         """Everything whose time has come; call when `next_deadline_ns` has passed."""
         deadline_ns = self.directory.next_deadline_ns()
@@ -107,8 +113,12 @@ class KalshiFeed:
         return self.plant.handle_timer(now_ns)
 
     def end_session(self, now_ns: int) -> list[Datagram]:
-        """Begins the orderly end; `handle_timer` goes on until `ended`."""
+        """Begins the orderly end; `handle_end_timer` goes on until `ended`."""
         return self.plant.end_session(now_ns)
+
+    def handle_end_timer(self, now_ns: int) -> list[Datagram]:
+        """The ends of session that are due; nothing from upstream counts any more."""
+        return self.plant.handle_timer(now_ns)
 
     # --- outputs ----------------------------------------------------------------------------------
 

@@ -164,7 +164,7 @@ class MarketReader:
         now_ns = self._shell.now_ns()
         await self._read_everything(now_ns)
         # What is no longer listed has ended meanwhile, and only asking by name tells how.
-        self._feed.directory.look_up_unread(now_ns)
+        self._feed.look_up_unread(now_ns)
         self._shell.publish()
 
     async def _read_changed(self) -> None:

@@ -344,7 +344,8 @@ class Daemon:
             wait_ns = self.plant.next_deadline_ns() - self.clock.now_ns()
             await asyncio.sleep(max(0, wait_ns) / _SECOND_NS)
             told = self.supervisor.attempt(
-                "end of session", lambda: self._send(self.plant.handle_timer(self.clock.now_ns()))
+                "end of session",
+                lambda: self._send(self.feed.handle_end_timer(self.clock.now_ns())),
             )
         if told:
             self.supervisor.attempt("end of session", lambda: self.sessions.finish(self.plant))

@@ -1,0 +1,148 @@
+"""Inputs that were kept, put through feed and plant again (pure): out come the datagrams that the plant sent then."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from tickerplant.core.packets import Datagram
+from tickerplant.core.plant import Plant
+from tickerplant.errors import DamagedCaptureError
+from tickerplant_kalshi.directory import MarketDirectory
+from tickerplant_kalshi.feed import KalshiFeed
+from tickerplant_kalshi.inputs import (
+    Activity,
+    AnyInput,
+    Begin,
+    Closed,
+    Discovered,
+    EndTimer,
+    EventRead,
+    Flush,
+    Frames,
+    MarketsRead,
+    Opened,
+    Outgoing,
+    SessionEnding,
+    Timer,
+    UnreadLookedUp,
+    decode_inputs,
+)
+
+_NOTHING: list[Datagram] = []
+
+
+def plant_of(begin: Begin) -> Plant:
+    """The plant that a recording began with."""
+    return Plant(
+        begin.session,
+        begin.now_ns,
+        publisher=begin.publisher,
+        previous_session=begin.previous_session,
+        final_seqs=begin.final_seqs,
+    )
+
+
+class Playback:
+    """One recorded session; `apply` takes its inputs in order."""
+
+    def __init__(self, begin: Begin) -> None:
+        self.begin = begin
+        self.feed = KalshiFeed(
+            plant_of(begin),
+            MarketDirectory(begin.selection),
+            channels=begin.channels,
+            connection_count=begin.connection_count,
+            use_yes_price=begin.use_yes_price,
+        )
+        self._steps: dict[type, Callable[[Any], list[Datagram]]] = {
+            Frames: self._frames,
+            Activity: self._activity,
+            Flush: self._flush,
+            Timer: lambda item: self.feed.handle_timer(item.now_ns),
+            Outgoing: self._outgoing,
+            Opened: self._opened,
+            Closed: self._closed,
+            MarketsRead: self._markets_read,
+            EventRead: self._event_read,
+            Discovered: self._discovered,
+            UnreadLookedUp: self._unread_looked_up,
+            SessionEnding: lambda item: self.feed.end_session(item.now_ns),
+            EndTimer: lambda item: self.feed.handle_end_timer(item.now_ns),
+        }
+
+    def apply(self, item: AnyInput) -> list[Datagram]:
+        """What the plant sent upon this input, in order. Raises `DamagedCaptureError`, `ObsoleteFormatError`."""
+        step = self._steps.get(type(item))
+        if step is None:
+            raise DamagedCaptureError("a capture begins twice: it was put together wrongly")
+        return step(item)
+
+    def _connection(self, item: Frames | Activity | Outgoing | Opened | Closed) -> int:
+        if not 0 <= item.connection < len(self.feed.connections):
+            raise DamagedCaptureError(
+                f"an input of connection {item.connection}, which is not there"
+            )
+        return item.connection
+
+    def _frames(self, item: Frames) -> list[Datagram]:
+        receive = self.feed.connections[self._connection(item)].receive_frame
+        now_ns = item.now_ns
+        for frame in item.frames:
+            receive(frame, now_ns)
+        return _NOTHING
+
+    def _activity(self, item: Activity) -> list[Datagram]:
+        self.feed.connections[self._connection(item)].note_activity(item.now_ns)
+        return _NOTHING
+
+    def _flush(self, item: Flush) -> list[Datagram]:
+        datagrams = self.feed.flush(item.now_ns)
+        self.feed.take_look_ups()
+        return datagrams
+
+    def _outgoing(self, item: Outgoing) -> list[Datagram]:
+        self.feed.connections[self._connection(item)].outgoing(item.now_ns)
+        return _NOTHING
+
+    def _opened(self, item: Opened) -> list[Datagram]:
+        self.feed.connection_opened(self._connection(item), item.now_ns)
+        return _NOTHING
+
+    def _closed(self, item: Closed) -> list[Datagram]:
+        self.feed.connection_closed(self._connection(item), item.now_ns, item.reason)
+        return _NOTHING
+
+    def _markets_read(self, item: MarketsRead) -> list[Datagram]:
+        self.feed.markets_read(item.records, item.now_ns)
+        return _NOTHING
+
+    def _event_read(self, item: EventRead) -> list[Datagram]:
+        self.feed.event_read(item.event_ticker, item.series_ticker, item.now_ns)
+        return _NOTHING
+
+    def _discovered(self, item: Discovered) -> list[Datagram]:
+        self.feed.discovery_done(item.now_ns)
+        return _NOTHING
+
+    def _unread_looked_up(self, item: UnreadLookedUp) -> list[Datagram]:
+        self.feed.look_up_unread(item.now_ns)
+        return _NOTHING
+
+
+def play(records: Iterable[bytes]) -> Iterator[tuple[int, list[Datagram]]]:
+    """(time, datagrams) of each flush and timer of a recorded session, from the payloads of its records.
+
+    Raises `DamagedCaptureError` if they are no capture from its beginning, and what the frames made the plant raise.
+    """
+    playback: Playback | None = None
+    for record in records:
+        for item in decode_inputs(record):
+            if playback is None:
+                if type(item) is not Begin:
+                    raise DamagedCaptureError(
+                        "the beginning of the capture is missing: the plant cannot be played without it"
+                    )
+                playback = Playback(item)
+                continue
+            datagrams = playback.apply(item)
+            if datagrams:
+                yield item.now_ns, datagrams
