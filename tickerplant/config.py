@@ -152,6 +152,8 @@ class PublishConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How many networks a datagram may cross: 0 never leaves the host, 1 stays on the local network."""
     publisher: int = 1
     """Number of this plant in every datagram, for recorders that join several plants."""
+    key_path: str = ""
+    """File of datagram keys (`tickerplant key make`): datagrams are signed; empty: they are not."""
 
     def groups(self, line: str = "a") -> tuple[str, ...]:
         """The groups of line "a" or "b" in the order of the streams; empty if the line is off."""
@@ -300,7 +302,7 @@ def mask(text: str) -> str:
 def shown(value: object) -> str:
     """`value` for an error line: short, on one line, and never a secret."""
     text = repr(value)
-    if _PEM_MARK in text or re.search(r"://[^/]*@", text):
+    if _PEM_MARK in text or re.search(r"://[^/]*@|[0-9a-fA-F]{64}", text):
         return "(not shown)"
     if len(text) > _SHOWN_MAX_CHARACTERS:
         return f"{text[:_SHOWN_MAX_CHARACTERS]}…"
@@ -327,6 +329,12 @@ def _url_problem(value: str, *, schemes: tuple[str, ...], example: str) -> str |
 def _key_path_problem(value: str) -> str | None:
     if _PEM_MARK in value or "\n" in value:
         return f"holds a key, not a path: save the key in a file, or put it in {KEY_PEM_VARIABLE}"
+    return "must not hold a NUL character" if "\0" in value else None
+
+
+def _datagram_key_path_problem(value: str) -> str | None:
+    if re.search(r"[0-9a-fA-F]{64}", value) or "\n" in value:
+        return "holds a key, not a path: make a file with `tickerplant key make` and name it"
     return "must not hold a NUL character" if "\0" in value else None
 
 
@@ -417,6 +425,7 @@ CHECKS: Mapping[str, Callable[[Any], str | None]] = {
     "publish.port": partial(_range_problem, low=1, high=65_535),
     "publish.ttl": partial(_range_problem, low=0, high=255),
     "publish.publisher": partial(_range_problem, low=0, high=65_535),
+    "publish.key_path": _datagram_key_path_problem,
     "metrics.address": partial(_address_problem, any_allowed=True),
     "metrics.port": partial(_range_problem, low=0, high=65_535, what=" (0: any free port)"),
     "ticklog.directory": _directory_problem,

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from tickerplant.config import Config, ExchangeConfig, MetricsConfig
+from tickerplant.config import Config, ExchangeConfig, MetricsConfig, PublishConfig
 from tickerplant.config_sources import LoadedConfig
 from tickerplant.errors import (
     ConfigurationError,
@@ -18,6 +18,7 @@ from tickerplant.errors import (
     NotFoundError,
     TickerplantError,
 )
+from tickerplant.key_file import is_readable_by_all, read_keys
 from tickerplant.limits import (
     NETWORK_PROBE_TIMEOUT_S,
     OPEN_FILES_WANTED,
@@ -61,6 +62,7 @@ async def examine(loaded: LoadedConfig) -> list[CheckResult]:
         ok("configuration", str(loaded.file or "built-in defaults")),
         check_markets(config),
         *key_results,
+        *check_datagram_keys(config.publish),
         *(result for group in groups for result in group),
     ]
 
@@ -101,6 +103,21 @@ def check_key(loaded: LoadedConfig) -> tuple[list[CheckResult], Signer | None]:
             )
         )
     return results, signer
+
+
+def check_datagram_keys(publish: PublishConfig) -> list[CheckResult]:
+    """That the keys that sign datagrams can be loaded, and by whom they can be read; nothing if there are none."""
+    name, path = "datagram keys", publish.key_path
+    if not path:
+        return []
+    try:
+        ring = read_keys(path)
+    except CredentialsError as error:
+        return [from_error(name, error)]
+    if is_readable_by_all(path):
+        return [warn(name, f"{path} can be read by every user", f"`chmod o= {path}`")]
+    others = len(ring.keys) - 1
+    return [ok(name, f"key {ring.signing_key_id} signs, {others} more verify")]
 
 
 async def check_exchange(exchange: ExchangeConfig, signer: Signer | None) -> list[CheckResult]:

@@ -19,6 +19,14 @@ BOOK_LEVELS_PER_PART = 64
 BOOK_PARTS_MAX = 1024
 """Parts of one book image; 10,000 price slots a side fit in 313. More is a malformed image."""
 
+# --- authenticity ---------------------------------------------------------------------------------
+DATAGRAM_KEY_BYTES = 32
+"""Length of a key that signs datagrams; any other length is refused."""
+DATAGRAM_KEYS_MAX = 16
+"""Keys in one key file; more are refused."""
+DATAGRAM_KEY_FILE_MAX_BYTES = 8 * 1024
+"""A larger file is refused unread: it is no file of datagram keys."""
+
 # --- numbers --------------------------------------------------------------------------------------
 PRICE_E4_MAX = 10_000
 """One dollar in units of 1e-4 dollar; an order price lies strictly between 0 and this."""

@@ -15,7 +15,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tickerplant import cli
 from tickerplant.config_sources import LoadedConfig, load_config
 from tickerplant.core.wire import HeartbeatBody, encode_heartbeat
-from tickerplant.doctor import check_exchange, check_key, check_markets, check_metrics_port
+from tickerplant.doctor import (
+    check_datagram_keys,
+    check_exchange,
+    check_key,
+    check_markets,
+    check_metrics_port,
+)
+from tickerplant.key_file import add_key, make_key_file
 from tickerplant.runtime.checks import CheckResult, Status
 from tickerplant.runtime.health import readiness_of
 from tickerplant.runtime.metrics import Metrics, MetricsServer
@@ -166,6 +173,23 @@ def test_key_that_every_user_can_read_is_a_warning(exchange_key: tuple[Path, Any
     assert f"chmod 600 {exchange_key[0]}" in result.remedy
     exchange_key[0].chmod(0o640)
     assert len(check_key(with_key(exchange_key[0]))[0]) == 1
+
+
+def test_datagram_keys(tmp_path: Path) -> None:
+    """Nothing where none are configured; else who signs, or what is wrong and the remedy."""
+    path = tmp_path / "datagram.keys"
+    publish = loaded(f"publish.key_path={path}").config.publish
+    assert check_datagram_keys(loaded().config.publish) == []
+    (result,) = check_datagram_keys(publish)
+    assert result.status is Status.FAIL
+    assert f"`tickerplant key make {path}`" in result.remedy
+    key_id = make_key_file(path)
+    add_key(path)
+    (result,) = check_datagram_keys(publish)
+    assert (result.status, result.detail) == (Status.OK, f"key {key_id} signs, 1 more verify")
+    path.chmod(0o604)
+    (result,) = check_datagram_keys(publish)
+    assert (result.status, result.remedy) == (Status.WARN, f"`chmod o= {path}`")
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,10 @@ from functools import lru_cache
 from typing import NamedTuple
 from zlib import crc32
 
+from tickerplant.core.keyring import KeyRing, add_flags
 from tickerplant.core.messages import Stream
 from tickerplant.core.packets import Datagram
-from tickerplant.core.wire import FLAG_NOT_REPAIRABLE, FLAGS_OFFSET, HEADER, MAGIC, VERSION
+from tickerplant.core.wire import FLAG_NOT_REPAIRABLE, HEADER, MAGIC, VERSION
 from tickerplant.errors import DamagedSegmentError
 from tickerplant.limits import DATAGRAM_MAX_BYTES, HEADER_BYTES
 
@@ -268,14 +269,11 @@ def sent_ns_of(datagram: bytes) -> int:
     return int(_unpack_datagram_header(datagram)[8])
 
 
-def mark_not_repairable(datagrams: Sequence[Datagram]) -> list[Datagram]:
-    """The same datagrams saying that they are not in the log. A trailer, if any, has to be made anew."""
+def mark_not_repairable(
+    datagrams: Sequence[Datagram], key_ring: KeyRing | None = None
+) -> list[Datagram]:
+    """The same datagrams saying that they are not in the log; those with a trailer signed anew by `key_ring`."""
     return [
-        (
-            stream,
-            datagram[:FLAGS_OFFSET]
-            + bytes((datagram[FLAGS_OFFSET] | FLAG_NOT_REPAIRABLE,))
-            + datagram[FLAGS_OFFSET + 1 :],
-        )
+        (stream, add_flags(datagram, FLAG_NOT_REPAIRABLE, key_ring))
         for stream, datagram in datagrams
     ]

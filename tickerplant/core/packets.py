@@ -4,8 +4,10 @@ Messages gather in a list and are packed at a flush, never by a timer: a list is
 than message by message, and how many fit is learned from the packet before.
 """
 
+from tickerplant.core.keyring import KeyRing
 from tickerplant.core.messages import AnyMessage, Stream
 from tickerplant.core.wire import (
+    FLAG_AUTHENTICATED,
     HeartbeatBody,
     Kind,
     encode_body,
@@ -77,11 +79,15 @@ class StreamPackets:
 
 
 class Packets:
-    """The packets of all streams of one session."""
+    """The packets of all streams of one session; with a `key_ring` every datagram is signed."""
 
-    def __init__(self, session: int, publisher: int, now_ns: int) -> None:
+    def __init__(
+        self, session: int, publisher: int, now_ns: int, key_ring: KeyRing | None = None
+    ) -> None:
         self.session = session
         self.publisher = publisher
+        self._sign = None if key_ring is None else key_ring.sign
+        self._flags_signed = 0 if key_ring is None else FLAG_AUTHENTICATED
         self.flags = 0
         self.log_on = False
         self.oldest_seqs: tuple[int, ...] = (0,) * len(Stream)
@@ -109,6 +115,8 @@ class Packets:
     def flush(self, now_ns: int) -> list[Datagram]:
         """All messages so far as datagrams stamped `now_ns`, in sequence order per stream."""
         datagrams: list[Datagram] = []
+        flags = self.flags | self._flags_signed
+        sign = self._sign
         for packets in self.streams:
             if packets.messages:
                 packets.pack()
@@ -126,8 +134,10 @@ class Packets:
                     ts_send_ns=now_ns,
                     count=count,
                     publisher=self.publisher,
-                    flags=self.flags,
+                    flags=flags,
                 )
+                if sign is not None:
+                    datagram = sign(datagram)
                 datagrams.append((stream, datagram))
             packets.datagrams_sent += len(bodies)
             packets.closed = []
@@ -165,7 +175,7 @@ class Packets:
         ]
 
     def _heartbeat(self, packets: StreamPackets, kind: Kind, now_ns: int) -> bytes:
-        return encode_heartbeat(
+        datagram = encode_heartbeat(
             packets.stream,
             self.session,
             packets.next_seq,
@@ -175,5 +185,6 @@ class Packets:
             ),
             kind=kind,
             publisher=self.publisher,
-            flags=self.flags,
+            flags=self.flags | self._flags_signed,
         )
+        return datagram if self._sign is None else self._sign(datagram)

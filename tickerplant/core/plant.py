@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from tickerplant.core.book import Book, Level
 from tickerplant.core.books import BookEntry, BookEvent
+from tickerplant.core.keyring import KeyRing
 from tickerplant.core.logformat import FIRST_SEQS, NO_SEQS, NextSeqs, mark_not_repairable
 from tickerplant.core.messages import (
     Bbo,
@@ -41,7 +42,7 @@ class Plant:
     """Books, streams and the session of one publisher.
 
     `session`, `previous_session` and `final_seqs` (stream, next seq) come from the shell; so does every time.
-    Without a tick log (`log_on` False) datagrams say that they cannot be repaired.
+    Without a tick log (`log_on` False) datagrams say that they cannot be repaired. With a `key_ring` they are signed.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class Plant:
         previous_session: int = 0,
         final_seqs: Iterable[tuple[int, int]] = (),
         log_on: bool = False,
+        key_ring: KeyRing | None = None,
     ) -> None:
         self.g = 0
         self.now_ns = now_ns
         self.session = session
-        self.packets = Packets(session, publisher, now_ns)
+        self._key_ring = key_ring
+        self.packets = Packets(session, publisher, now_ns, key_ring)
         self._append_delta = self.packets.delta.messages.append
         self._append_bbo = self.packets.bbo.messages.append
         self.publication = Publication(self.packets, now_ns)
@@ -293,7 +296,7 @@ class Plant:
     def lose_log(self, datagrams: list[Datagram]) -> list[Datagram]:
         """The tick log did not take `datagrams`: these are to be sent instead; all that follow say so too."""
         self.set_log(is_on=False)
-        return mark_not_repairable(datagrams)
+        return mark_not_repairable(datagrams, self._key_ring)
 
     # --- outputs ----------------------------------------------------------------------------------
 
