@@ -21,7 +21,8 @@ _CONTINUATION = WSMsgType.CONTINUATION
 _PING = WSMsgType.PING
 _PONG = WSMsgType.PONG
 _CLOSE = WSMsgType.CLOSE
-_LAST_OF_BATCH = FRAMES_PER_FLUSH - 1
+_CONTROL_PAYLOAD_MAX_BYTES = 125
+"""RFC 6455, section 5.5."""
 
 
 class FrameListener(WSListener):
@@ -33,12 +34,12 @@ class FrameListener(WSListener):
         self._session = session
         self._counters = session.counters
         self._connection = session.connection
-        self._receive: Callable[[bytes, int], None] = session.connection.receive_frame
+        self._receive: Callable[[list[bytes], int], None] = session.connection.receive_frames
         self._clock_ns = session.shell.now_ns
         self._publish = session.shell.publish
         self._now_ns = 0
-        self._batch_frames = 0
-        self._batch_others = 0
+        self._batch: list[bytes] = []
+        self._is_within_batch = False
         self._fragments: bytearray | None = None
 
     def on_ws_connected(self, transport: WSTransport) -> None:
@@ -47,16 +48,21 @@ class FrameListener(WSListener):
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """One frame; the last one of a read buffer, or the 256th, ends the batch."""
-        count = self._batch_frames
-        if not count:
+        batch = self._batch
+        if not self._is_within_batch:
+            self._is_within_batch = True
             self._now_ns = self._clock_ns()
-        self._batch_frames = count + 1
         try:
-            if frame.msg_type is _TEXT and frame.fin and self._fragments is None:
-                self._receive(frame.get_payload_as_bytes(), self._now_ns)
+            # Reading `msg_type` costs as much as three other fields; only a short payload can be a control frame.
+            if (
+                (frame.payload_size > _CONTROL_PAYLOAD_MAX_BYTES or frame.msg_type is _TEXT)
+                and frame.fin
+                and self._fragments is None
+            ):
+                batch.append(frame.get_payload_as_bytes())
             else:
                 self._receive_other(transport, frame)
-            if frame.last_in_buffer or count == _LAST_OF_BATCH:
+            if frame.last_in_buffer or len(batch) == FRAMES_PER_FLUSH:
                 self._end_batch()
         except BaseException as error:
             self._fail(error)
@@ -65,6 +71,7 @@ class FrameListener(WSListener):
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         """End the epoch."""
         try:
+            self._deliver()
             self._session.closed(transport)
         except BaseException as error:
             self._fail(error)
@@ -83,11 +90,18 @@ class FrameListener(WSListener):
         self._publish = _nothing
 
     def _end_batch(self) -> None:
-        connection = self._connection
-        connection.counters.frames += self._batch_frames - self._batch_others
-        self._batch_frames = self._batch_others = 0
-        connection.note_activity(self._now_ns)
+        self._is_within_batch = False
+        self._deliver()
+        self._connection.note_activity(self._now_ns)
         self._publish()
+
+    def _deliver(self) -> None:
+        """Hand on what the batch holds so far: the protocol takes many frames at once for less than one by one."""
+        batch = self._batch
+        if batch:
+            self._batch = []
+            self._connection.counters.frames += len(batch)
+            self._receive(batch, self._now_ns)
 
     def _fail(self, error: BaseException) -> None:
         """What follows in the buffer would be read in a state that is broken."""
@@ -97,7 +111,7 @@ class FrameListener(WSListener):
 
     def _receive_other(self, transport: WSTransport, frame: WSFrame) -> None:
         """Everything but a text message in one frame."""
-        self._batch_others += 1
+        self._deliver()
         kind = frame.msg_type
         if kind is _PING:
             self._counters.pings_received += 1
@@ -135,11 +149,10 @@ class FrameListener(WSListener):
         parts += frame.get_payload_as_memoryview()
         if frame.fin:
             self._fragments = None
-            self._batch_others -= 1
-            self._receive(bytes(parts), self._now_ns)
+            self._batch.append(bytes(parts))
 
 
-def _ignore(_data: bytes, _now_ns: int) -> None:
+def _ignore(_frames: list[bytes], _now_ns: int) -> None:
     """Frames that come too late."""
 
 

@@ -51,6 +51,7 @@ from tickerplant_kalshi.subscriptions import (
 )
 
 _decode_frame = FRAME_DECODER.decode
+_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _STREAM_OF_CHANNEL = {"trade": Stream.TRADE, "ticker": Stream.TICKER}
 
 
@@ -76,7 +77,7 @@ class FeedEvents(Protocol):
 class FeedConnection:
     """Frames of one connection. `close_reason` set means: close the socket and connect anew.
 
-    The shell calls `opened`, `receive_frame` per text message, `note_activity` at the end of a read batch (and for
+    The shell calls `opened`, `receive_frames` with text messages, `note_activity` at the end of a read batch (and for
     pings and pongs), `handle_timer` when `next_deadline_ns` has passed, `closed`; then sends `outgoing()`.
     """
 
@@ -108,42 +109,50 @@ class FeedConnection:
     # --- the hot path -----------------------------------------------------------------------------
 
     def receive_frame(self, data: bytes, now_ns: int) -> None:
-        """One whole text message, read at `now_ns`. Raises `ObsoleteFormatError`, and nothing else."""
+        """As `receive_frames`, for one."""
+        self.receive_frames((data,), now_ns)
+
+    def receive_frames(self, frames: Iterable[bytes], now_ns: int) -> None:
+        """Whole text messages in order, read at `now_ns`. Raises `ObsoleteFormatError`, and nothing else."""
         plant = self.plant
-        plant.g += 1
         plant.now_ns = now_ns
-        try:
-            frame = _decode_frame(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            self._receive_unusable(data)
-            return
-        if type(frame) is not OrderbookDelta:
-            self._receive_other(frame, data)
-            return
-        sid, seq = frame.sid, frame.seq
-        subscription: Subscription | None = self._by_sid.get(sid)
-        if subscription is not None and seq == subscription.expected:
-            subscription.expected = seq + 1
-        else:
-            subscription = self._account(sid, seq, "orderbook_delta")
-            if subscription is None:
-                return
-        body = frame.msg
-        entry = subscription.entries.get(body.market_ticker)
-        if entry is None:
-            self._receive_foreign(subscription, body.market_ticker)
-            return
-        try:
-            side, prices = self._sides[body.side]
-            price_e4 = prices[body.price_dollars]
-            delta_e2 = SIZE_TEXTS[body.delta_fp]
-        except FixedPointError:
-            self._unusable_for(entry)
-            return
-        ts_event_ns = body.ts_ms * MILLISECOND_NS or event_time_ns(0, body.ts)
-        if not plant.apply_delta(entry, side, price_e4, delta_e2, ts_event_ns):
-            self.counters.contradicting_deltas += 1
-            self._snapshots.request(entry.ticker)
+        apply_delta = plant.apply_delta
+        by_sid, sides, sizes_e2 = self._by_sid, self._sides, SIZE_TEXTS
+        subscription: Subscription | None
+        for data in frames:
+            plant.g += 1
+            try:
+                frame = _decode_frame(data)
+            except _UNDECODABLE:
+                self._receive_unusable(data)
+                continue
+            if type(frame) is not OrderbookDelta:
+                self._receive_other(frame, data)
+                continue
+            seq = frame.seq
+            subscription = by_sid.get(frame.sid)
+            if subscription is not None and seq == subscription.expected:
+                subscription.expected = seq + 1
+            else:
+                subscription = self._account(frame.sid, seq, "orderbook_delta")
+                if subscription is None:
+                    continue
+            body = frame.msg
+            entry = subscription.entries.get(body.market_ticker)
+            if entry is None:
+                self._receive_foreign(subscription, body.market_ticker)
+                continue
+            try:
+                side, prices_e4 = sides[body.side]
+                price_e4 = prices_e4[body.price_dollars]
+                delta_e2 = sizes_e2[body.delta_fp]
+            except FixedPointError:
+                self._unusable_for(entry)
+                continue
+            ts_event_ns = body.ts_ms * MILLISECOND_NS or event_time_ns(0, body.ts)
+            if not apply_delta(entry, side, price_e4, delta_e2, ts_event_ns):
+                self.counters.contradicting_deltas += 1
+                self._snapshots.request(entry.ticker)
 
     # --- sequence ---------------------------------------------------------------------------------
 
