@@ -21,8 +21,6 @@ _CONTINUATION = WSMsgType.CONTINUATION
 _PING = WSMsgType.PING
 _PONG = WSMsgType.PONG
 _CLOSE = WSMsgType.CLOSE
-_CONTROL_PAYLOAD_MAX_BYTES = 125
-"""RFC 6455, section 5.5."""
 
 
 class FrameListener(WSListener):
@@ -53,12 +51,7 @@ class FrameListener(WSListener):
             self._is_within_batch = True
             self._now_ns = self._clock_ns()
         try:
-            # Reading `msg_type` costs as much as three other fields; only a short payload can be a control frame.
-            if (
-                (frame.payload_size > _CONTROL_PAYLOAD_MAX_BYTES or frame.msg_type is _TEXT)
-                and frame.fin
-                and self._fragments is None
-            ):
+            if frame.msg_type is _TEXT and frame.fin and self._fragments is None:
                 batch.append(frame.get_payload_as_bytes())
             else:
                 self._receive_other(transport, frame)

@@ -84,10 +84,7 @@ class Playback:
         return item.connection
 
     def _frames(self, item: Frames) -> list[Datagram]:
-        receive = self.feed.connections[self._connection(item)].receive_frame
-        now_ns = item.now_ns
-        for frame in item.frames:
-            receive(frame, now_ns)
+        self.feed.connections[self._connection(item)].receive_frames(item.frames, item.now_ns)
         return _NOTHING
 
     def _activity(self, item: Activity) -> list[Datagram]:

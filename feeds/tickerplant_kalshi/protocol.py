@@ -10,7 +10,7 @@ Rules that no shell may bend (ARCHITECTURE.md, "Healing rules"):
 * Error 10 or 25 ends a subscription: its books are STALE and the channel is subscribed anew.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -112,7 +112,7 @@ class FeedConnection:
         """As `receive_frames`, for one."""
         self.receive_frames((data,), now_ns)
 
-    def receive_frames(self, frames: Iterable[bytes], now_ns: int) -> None:
+    def receive_frames(self, frames: Sequence[bytes], now_ns: int) -> None:
         """Whole text messages in order, read at `now_ns`. Raises `ObsoleteFormatError`, and nothing else."""
         plant = self.plant
         plant.now_ns = now_ns

@@ -107,16 +107,16 @@ class RecordedConnection(FeedConnection):
 
     recorder: InputRecorder
 
-    def receive_frame(self, data: bytes, now_ns: int) -> None:
-        """Keep one text message, then do with it what is to be done."""
+    def receive_frames(self, frames: Sequence[bytes], now_ns: int) -> None:
+        """Keep the text messages, then do with them what is to be done."""
         recorder = self.recorder
         if recorder.frames_connection != self.index or recorder.frames_now_ns != now_ns:
             recorder.begin_frames(self.index, now_ns)
-        frames = recorder.frames
-        frames.append(data)
-        if len(frames) >= CAPTURE_INPUTS_PER_RECORD:
+        kept = recorder.frames
+        kept += frames
+        if len(kept) >= CAPTURE_INPUTS_PER_RECORD:
             recorder.write()
-        FeedConnection.receive_frame(self, data, now_ns)
+        FeedConnection.receive_frames(self, frames, now_ns)
 
     def note_activity(self, now_ns: int) -> None:
         """See `FeedConnection`."""
