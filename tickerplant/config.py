@@ -168,6 +168,17 @@ class PublishConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return self.interface_b if line == "b" and self.interface_b else self.interface
 
 
+class VerifyConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[verify]: how books are checked that nothing says are wrong."""
+
+    section: ClassVar[str] = "verify"
+
+    interval_ms: int = 100
+    """Milliseconds between two `BookVerify`, of one LIVE book after the other; 0: none."""
+    upstream_interval_ms: int = 1_000
+    """Milliseconds between two books compared with the exchange's, on each connection; 0: none."""
+
+
 class MetricsConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[metrics]: the HTTP endpoint with /metrics, /health and /ready."""
 
@@ -237,6 +248,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What is followed besides the order books."""
     publish: PublishConfig = msgspec.field(default_factory=PublishConfig)
     """Multicast groups."""
+    verify: VerifyConfig = msgspec.field(default_factory=VerifyConfig)
+    """How books are checked."""
     metrics: MetricsConfig = msgspec.field(default_factory=MetricsConfig)
     """HTTP endpoint for Prometheus."""
     ticklog: TicklogConfig = msgspec.field(default_factory=TicklogConfig)
@@ -426,6 +439,10 @@ CHECKS: Mapping[str, Callable[[Any], str | None]] = {
     "publish.ttl": partial(_range_problem, low=0, high=255),
     "publish.publisher": partial(_range_problem, low=0, high=65_535),
     "publish.key_path": _datagram_key_path_problem,
+    "verify.interval_ms": partial(_range_problem, low=0, high=3_600_000, what=" (milliseconds)"),
+    "verify.upstream_interval_ms": partial(
+        _range_problem, low=0, high=3_600_000, what=" (milliseconds)"
+    ),
     "metrics.address": partial(_address_problem, any_allowed=True),
     "metrics.port": partial(_range_problem, low=0, high=65_535, what=" (0: any free port)"),
     "ticklog.directory": _directory_problem,

@@ -51,6 +51,10 @@ IMAGE_RESUME_DATAGRAMS = 8
 """A queue that has used up its pace waits until so many may go: full datagrams instead of many small ones."""
 NOTICES_MAX = 1_000_000
 """Status messages about markets without book that wait for the pace; more are dropped and counted."""
+VERIFY_LOOKS_MAX = 1_000
+"""Books looked at for one that is in step, each time a checksum is due; then none is told this time."""
+DIVERGENCES_KEPT = 64
+"""Divergences that wait to be logged one by one; further ones are only counted."""
 HEARTBEAT_AFTER_DATA_NS = (10_000_000, 50_000_000, 250_000_000)
 HEARTBEAT_INTERVAL_NS = 1_000_000_000
 END_OF_SESSION_AT_NS = (0, 10_000_000, 50_000_000, 250_000_000)
@@ -73,6 +77,8 @@ SNAPSHOT_TICKERS_IN_FLIGHT = 1_000
 """Markets asked of `get_snapshot` without answer yet; the others wait STALE."""
 SNAPSHOT_TIMEOUT_NS = 5_000_000_000
 SNAPSHOT_ATTEMPTS = 3
+CHECK_LOOKS_MAX = 1_000
+"""Markets looked at for one whose book can be compared, each time a check is due; then none is made this time."""
 PING_INTERVAL_NS = 10_000_000_000
 SOCKET_SILENCE_NS = 25_000_000_000
 """No frame of any kind (pong included) for so long: the socket is dead, reconnect."""

@@ -1,11 +1,13 @@
 """What one connection wants of the exchange, and the commands that bring it there (pure)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from tickerplant.core.books import BookEntry
 from tickerplant.limits import SUBSCRIPTION_RETRY_NS, TICKERS_PER_COMMAND
 from tickerplant_kalshi.messages import CommandParams
+from tickerplant_kalshi.rolling_check import RollingCheck
 from tickerplant_kalshi.subscriptions import (
     BOOK_CHANNEL,
     CommandQueue,
@@ -25,8 +27,11 @@ class ConnectionCommands:
     for all of it again.
     """
 
-    def __init__(self, channels: Iterable[str], *, use_yes_price: bool) -> None:
+    def __init__(
+        self, channels: Iterable[str], *, use_yes_price: bool, check_interval_ns: int = 0
+    ) -> None:
         self._use_yes_price = use_yes_price
+        self.check = RollingCheck(check_interval_ns)
         self.subscriptions = {channel: Subscription(channel) for channel in channels}
         self.books = self.subscriptions.get(BOOK_CHANNEL, Subscription(BOOK_CHANNEL))
         self.by_sid: dict[int, Subscription] = {}
@@ -122,6 +127,17 @@ class ConnectionCommands:
             for ticker in list(subscription.tickers)[:1]:
                 self.snapshots.request(ticker)
 
+    def check_next(self, entries: Mapping[str, BookEntry], now_ns: int) -> bool:
+        """Asks for the snapshot of the next market of the rolling check, unless anything else is under way."""
+        idle = self.queue.is_idle(now_ns) and not len(self.snapshots) and not self._to_add
+        if self.books.state is not SubscriptionState.ACTIVE or not idle:
+            self.check.postpone(now_ns)
+            return False
+        ticker = self.check.take(self.books.tickers, entries, now_ns)
+        if ticker:
+            self._update([ticker], "get_snapshot", is_check=True)
+        return bool(ticker)
+
     def sendable(self, now_ns: int) -> list[bytes]:
         """The commands to send now, encoded."""
         self._plan(now_ns)
@@ -141,7 +157,11 @@ class ConnectionCommands:
 
     def next_deadline_ns(self) -> int | None:
         """When a reply or a snapshot becomes overdue, or a delayed command may go."""
-        deadlines = (self.queue.next_deadline_ns(), self.snapshots.next_deadline_ns())
+        deadlines = (
+            self.queue.next_deadline_ns(),
+            self.snapshots.next_deadline_ns(),
+            self.check.next_deadline_ns(),
+        )
         return min((d for d in deadlines if d is not None), default=None)
 
     # --- planning ---------------------------------------------------------------------------------
@@ -180,9 +200,10 @@ class ConnectionCommands:
         subscription.state = SubscriptionState.REQUESTED
         self.queue.add(command)
 
-    def _update(self, tickers: list[str], action: str) -> None:
+    def _update(self, tickers: list[str], action: str, *, is_check: bool = False) -> None:
         params = CommandParams(sids=[self.books.sid], action=action, market_tickers=tickers)
-        self.queue.add(PendingCommand("update_subscription", params, self.books))
+        command = PendingCommand("update_subscription", params, self.books, is_check=is_check)
+        self.queue.add(command)
 
     def _prepare(self, command: PendingCommand) -> bool:
         """Leaves out the markets that are no longer concerned when a command is sent; False if none is left.

@@ -26,6 +26,8 @@ class FeedCounters:
         self.connections_lost = 0
         self.unmatched_replies = 0
         self.command_timeouts = 0
+        self.checks_asked = 0
+        self.checks_answered = 0
         self.frame_types: Counter[str] = Counter()
         self.error_codes: Counter[str] = Counter()
 

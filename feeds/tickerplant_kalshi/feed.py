@@ -31,7 +31,8 @@ LookUp = LookUpMarket | LookUpEvent
 class KalshiFeed:
     """Several connections, markets sharded among them; unfiltered channels on the first.
 
-    `channels` are the unfiltered ones (trade, ticker, lifecycle); books are always subscribed.
+    `channels` are the unfiltered ones (trade, ticker, lifecycle); books are always subscribed. Each connection has one
+    LIVE book compared with the exchange every `check_interval_ns`; 0: never.
     """
 
     connection_type = FeedConnection
@@ -44,6 +45,7 @@ class KalshiFeed:
         channels: Sequence[str],
         connection_count: int = 1,
         use_yes_price: bool = False,
+        check_interval_ns: int = 0,
     ) -> None:
         assert connection_count >= 1
         self.plant = plant
@@ -61,6 +63,7 @@ class KalshiFeed:
                 self,
                 (BOOK_CHANNEL, *(channels if index == 0 else ())),
                 use_yes_price=use_yes_price,
+                check_interval_ns=check_interval_ns,
             )
             for index in range(connection_count)
         )

@@ -30,6 +30,8 @@ class Begin(Input, frozen=True, gc=False, tag=0):
     connection_count: int
     use_yes_price: bool
     version: str
+    verify_interval_ns: int = 0
+    check_interval_ns: int = 0
 
 
 class Frames(Input, frozen=True, gc=False, tag=1):

@@ -38,6 +38,7 @@ def plant_of(begin: Begin) -> Plant:
         publisher=begin.publisher,
         previous_session=begin.previous_session,
         final_seqs=begin.final_seqs,
+        verify_interval_ns=begin.verify_interval_ns,
     )
 
 
@@ -52,6 +53,7 @@ class Playback:
             channels=begin.channels,
             connection_count=begin.connection_count,
             use_yes_price=begin.use_yes_price,
+            check_interval_ns=begin.check_interval_ns,
         )
         self._steps: dict[type, Callable[[Any], list[Datagram]]] = {
             Frames: self._frames,

@@ -89,11 +89,14 @@ class FeedConnection:
         channels: Iterable[str],
         *,
         use_yes_price: bool,
+        check_interval_ns: int = 0,
     ) -> None:
         self.index = index
         self.plant = plant
         self.counters = FeedCounters()
-        self.commands = ConnectionCommands(channels, use_yes_price=use_yes_price)
+        self.commands = ConnectionCommands(
+            channels, use_yes_price=use_yes_price, check_interval_ns=check_interval_ns
+        )
         self.close_reason: str | None = None
         self.is_open = False
         self._events = events

@@ -145,6 +145,7 @@ class RecordedFeed(KalshiFeed):
             channels=begin.channels,
             connection_count=begin.connection_count,
             use_yes_price=begin.use_yes_price,
+            check_interval_ns=begin.check_interval_ns,
         )
         for connection in self.connections:
             connection.recorder = recorder

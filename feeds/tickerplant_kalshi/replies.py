@@ -45,6 +45,7 @@ class ReplyRules:
     def opened(self, now_ns: int) -> None:
         """A new epoch begins."""
         self._next_ping_ns = now_ns + PING_INTERVAL_NS
+        self._commands.check.restart(now_ns)
 
     def closed(self) -> None:
         """The epoch is over."""
@@ -71,6 +72,8 @@ class ReplyRules:
         if command is not None and command.name != "get_snapshot":
             return False
         self._commands.queue.answered(command_id)
+        if command is not None and command.is_check:
+            self._connection.counters.checks_answered += 1
         return True
 
     # --- replies ----------------------------------------------------------------------------------
@@ -152,6 +155,8 @@ class ReplyRules:
             return
         elif code == ERROR_AUTHENTICATION_REQUIRED:
             self._connection.close_reason = "the exchange asks for authentication"
+        elif command.is_check:
+            pass  # the next market's turn comes
         elif code == ERROR_MARKET_LIMIT:
             command.attempts = 0
             self._commands.retry(command, now_ns + MARKET_LIMIT_RETRY_NS)
@@ -174,7 +179,8 @@ class ReplyRules:
         for command in commands.queue.expire(now_ns):
             connection.counters.command_timeouts += 1
             if command.name == "get_snapshot":
-                continue  # its tickers are awaited, and asked for again, one by one
+                # Its tickers are awaited, and asked for again, one by one; that of a check not at all.
+                continue
             if not commands.retry(command, now_ns):
                 connection.close_reason = f"no reply to {command.name} in {command.attempts} tries"
         commands.snapshots.expire(now_ns)
@@ -187,6 +193,10 @@ class ReplyRules:
                 silent_ns = subscription.note_progress(now_ns)
                 if silent_ns >= SUBSCRIPTION_SILENCE_NS and not subscription.probed:
                     commands.probe(subscription)
+        if commands.check.is_due(now_ns):
+            connection.counters.checks_asked += commands.check_next(
+                connection.plant.entries, now_ns
+            )
         if now_ns - connection.last_activity_ns >= SOCKET_SILENCE_NS:
             seconds = SOCKET_SILENCE_NS // 1_000_000_000
             connection.close_reason = f"no frame of any kind for {seconds} s"

@@ -111,16 +111,22 @@ class Subscription(SequenceCounter):
 
 
 class PendingCommand:
-    """A command that waits to be sent, or for its reply."""
+    """A command that waits to be sent, or for its reply. A check is asked once, whatever comes of it."""
 
-    __slots__ = ("attempts", "cmd", "deadline_ns", "id", "params", "subscription")
+    __slots__ = ("attempts", "cmd", "deadline_ns", "id", "is_check", "params", "subscription")
 
     def __init__(
-        self, cmd: str, params: CommandParams | None, subscription: Subscription | None
+        self,
+        cmd: str,
+        params: CommandParams | None,
+        subscription: Subscription | None,
+        *,
+        is_check: bool = False,
     ) -> None:
         self.cmd = cmd
         self.params = params
         self.subscription = subscription
+        self.is_check = is_check
         self.id = 0
         self.attempts = 0
         self.deadline_ns = 0
@@ -169,6 +175,10 @@ class CommandQueue:
         """How many more commands could be sent at once; 0 or less: further ones would wait."""
         ready = sum(command.deadline_ns <= now_ns for command in self._waiting)
         return COMMANDS_IN_FLIGHT - len(self._in_flight) - ready
+
+    def is_idle(self, now_ns: int) -> bool:
+        """Whether nothing waits for a reply or to be sent now; a delayed retry may wait for its time."""
+        return self.room(now_ns) == COMMANDS_IN_FLIGHT
 
     def sendable(
         self, now_ns: int, prepare: Callable[[PendingCommand], bool] = lambda _: True

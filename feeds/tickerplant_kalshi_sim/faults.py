@@ -12,7 +12,7 @@ import msgspec
 from tickerplant.errors import ConfigurationError
 from tickerplant.limits import SIM_FAULTS_WAITING, SIM_FLOOD_ACTIONS_MAX
 
-FrameFaultKind = Literal["skip_seq", "duplicate", "unusable", "inconsistent"]
+FrameFaultKind = Literal["skip_seq", "duplicate", "unusable", "inconsistent", "silent_loss"]
 SubscriptionFaultKind = Literal["error_10", "error_25", "dead_sid", "late_ack", "command_timeout"]
 ConnectionFaultKind = Literal["reset", "close", "half_open"]
 ExchangeFaultKind = Literal[
@@ -29,6 +29,8 @@ FRAME_KINDS: tuple[str, ...] = get_args(FrameFaultKind)
 SUBSCRIPTION_KINDS: tuple[str, ...] = get_args(SubscriptionFaultKind)
 CONNECTION_KINDS: tuple[str, ...] = get_args(ConnectionFaultKind)
 EXCHANGE_KINDS: tuple[str, ...] = get_args(ExchangeFaultKind)
+DELTA_KINDS = ("inconsistent", "silent_loss")
+"""Frame faults that only a delta can have."""
 FAULT_KINDS = (*FRAME_KINDS, *SUBSCRIPTION_KINDS, *CONNECTION_KINDS, *EXCHANGE_KINDS)
 UNUSABLE_VARIANTS = (
     "bad_json",
@@ -131,9 +133,7 @@ class RandomFaults:
         channels = ("orderbook_delta", "orderbook_delta", "trade", "ticker", "market_lifecycle_v2")
         row = {
             "kind": kind,
-            "channel": "orderbook_delta"
-            if kind == "inconsistent"
-            else self._random.choice(channels),
+            "channel": "orderbook_delta" if kind in DELTA_KINDS else self._random.choice(channels),
             "count": 2_000 if kind == "flood" else self._random.randint(1, 5),
             "duration_s": self._random.uniform(0.2, 2.0),
             "variant": self._random.choice(UNUSABLE_VARIANTS),
@@ -161,7 +161,7 @@ NUMBER_FIELD = {
 
 def applies_to(fault: Fault, frame_type: str) -> bool:
     """Whether `fault` can be made with a frame of this type; else it waits for the next one."""
-    if fault.kind == "inconsistent" or (
+    if fault.kind in DELTA_KINDS or (
         fault.kind == "unusable" and fault.variant == "negative_level"
     ):
         return frame_type == "orderbook_delta"
@@ -169,8 +169,8 @@ def applies_to(fault: Fault, frame_type: str) -> bool:
 
 
 def corrupt(fault: Fault, frame_type: str, frame: bytes) -> list[bytes]:
-    """What is sent instead of `frame`; its sequence number, if it has one, is used up in every case."""
-    if fault.kind == "skip_seq":
+    """What is sent instead of `frame`; its sequence number, if it has one, is used up except by a silent loss."""
+    if fault.kind in ("skip_seq", "silent_loss"):
         return []
     if fault.kind == "duplicate":
         return [frame, frame]

@@ -90,6 +90,11 @@ class Subscription:
         self.own_sequenced += 1
         return self.seq
 
+    def take_back_seq(self) -> None:
+        """The last number was used for a frame that is never sent: the next frame gets it, and no hole shows."""
+        self.seq -= 1
+        self.own_sequenced -= 1
+
 
 class Subscriptions:
     """The subscriptions of one connection and its outbox. `sent` counts frames by type, shared with the server."""
@@ -148,7 +153,10 @@ class Subscriptions:
         """A data frame that already has its number."""
         faults = subscription.faults
         if faults and applies_to(faults[0], frame_type):
-            for corrupted in corrupt(faults.popleft(), frame_type, frame):
+            fault = faults.popleft()
+            if fault.kind == "silent_loss":
+                subscription.take_back_seq()
+            for corrupted in corrupt(fault, frame_type, frame):
                 self._append(subscription, frame_type, corrupted)
             return
         self._append(subscription, frame_type, frame)

@@ -291,13 +291,16 @@ class Mirror:
                 view._book.set_level(side, price_e4, size_e2)
 
     def _apply_checksum(self, state: StreamState, view: BookView, message: AnyMessage) -> None:
-        """The plant's book is LIVE and has this checksum here; ours is LIVE exactly if it has the same."""
+        """The plant's book is LIVE and has this checksum here; ours is LIVE exactly if it has the same.
+
+        `BookVerify` says nothing new of a book that is known not to be right.
+        """
         assert isinstance(message, BookReady | BookVerify)
         complete = view._next_part is None
         view._next_part = None
         if complete and _checksum_of(view) == message.checksum:
             self._make_live(state.publisher, state.partition, view)
-        else:
+        elif view._live or type(message) is BookReady:
             self.mismatches += 1
             self._make_stale(state, view, StaleReason.CHECKSUM_MISMATCH)
 

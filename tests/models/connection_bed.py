@@ -120,13 +120,25 @@ class ConnectionBed:
     """Frames in with `feed`, messages out in `subscriber`, commands out with `commands`."""
 
     def __init__(
-        self, channels=(BOOKS,), *, tickers=("A",), use_yes_price=False, plant=None, index=0
+        self,
+        channels=(BOOKS,),
+        *,
+        tickers=("A",),
+        use_yes_price=False,
+        plant=None,
+        index=0,
+        check_interval_ns=0,
     ):
         self.now_ns = T0
         self.plant = plant or Plant(1, T0)
         self.events = RecordedEvents()
         self.connection = FeedConnection(
-            index, self.plant, self.events, channels, use_yes_price=use_yes_price
+            index,
+            self.plant,
+            self.events,
+            channels,
+            use_yes_price=use_yes_price,
+            check_interval_ns=check_interval_ns,
         )
         self.counters = self.connection.counters
         self.subscriber = SubscriberModel()

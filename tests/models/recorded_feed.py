@@ -56,7 +56,12 @@ class RecordedCourse:
         self.records = KeptRecords()
         self.datagrams: list[tuple[int, bytes]] = []
         self.look_ups = 0
-        self.begin = begin_of(chance.randint(1, 3), use_yes_price=chance.choice((False, True)))
+        self.begin = begin_of(
+            chance.randint(1, 3),
+            use_yes_price=chance.choice((False, True)),
+            verify_interval_ns=chance.choice((0, 30 * MS)),
+            check_interval_ns=chance.choice((0, 50 * MS)),
+        )
         self.plant = plant_of(self.begin)
         self.recorder = InputRecorder(self.records)
         directory = MarketDirectory(self.begin.selection)

@@ -64,6 +64,21 @@ def test_faults_wait_in_order_and_one_frame_takes_one(line: Subscriptions) -> No
     assert numbers(line) == [1, 1, 3]
 
 
+def test_a_silent_loss_leaves_no_hole(line: Subscriptions) -> None:
+    """The exchange's book has the delta, nobody was told, and the next frame has its number."""
+    line.inject(Fault(kind="silent_loss", count=2))
+    line.publish([emission()])
+    line.publish([emission(frame_type="orderbook_snapshot")])
+    line.publish([emission()] * 3)
+    frames = [json.loads(frame) for frame in line.take_frames()]
+    assert [frame["type"] for frame in frames] == [
+        "orderbook_snapshot",
+        "orderbook_delta",
+        "orderbook_delta",
+    ]
+    assert [frame["seq"] for frame in frames] == [1, 2, 3]
+
+
 def test_inconsistent_delta_takes_more_than_any_level_holds() -> None:
     (frame,) = corrupt(Fault(kind="inconsistent"), "orderbook_delta", FRAME)
     document = json.loads(frame)

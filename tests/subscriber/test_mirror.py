@@ -243,8 +243,9 @@ def test_a_gap_makes_every_book_stale_until_proven(plant: Plant) -> None:
     plant.checksum(BookVerify)
     plant.checksum(BookVerify, "KXTEST-2")
     assert not plant.view().live
-    assert plant.view().stale_reason is StaleReason.CHECKSUM_MISMATCH
+    assert plant.view().stale_reason is StaleReason.NETWORK_GAP
     assert plant.view("KXTEST-2").live
+    assert plant.mirror.mismatches == 0
     plant.update(0, 4_000, 1)
     plant.checksum(BookReady)
     assert plant.view().live

@@ -19,7 +19,7 @@ examples:
   curl -d '{"kind":"skip_seq"}' http://127.0.0.1:26491/sim/fault
   curl -d '{"action":"pause"}' http://127.0.0.1:26491/sim/flow
 
-fault kinds: skip_seq duplicate unusable inconsistent error_10 error_25 dead_sid late_ack command_timeout
+fault kinds: skip_seq duplicate unusable inconsistent silent_loss error_10 error_25 dead_sid late_ack command_timeout
   reset close half_open flood rest_429 rest_5xx handshake_429 handshake_502 trading_pause exchange_pause
 """
 

@@ -6,8 +6,9 @@ inputs, so the same inputs give the same datagram bodies.
 """
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
-from tickerplant.core.book import Book, Level
+from tickerplant.core.book import Book, Level, level_changes
 from tickerplant.core.books import BookEntry, BookEvent
 from tickerplant.core.keyring import KeyRing
 from tickerplant.core.logformat import FIRST_SEQS, NO_SEQS, NextSeqs, mark_not_repairable
@@ -15,6 +16,7 @@ from tickerplant.core.messages import (
     Bbo,
     BookClear,
     BookState,
+    BookVerify,
     FeedPhase,
     FeedState,
     LevelUpdate,
@@ -29,8 +31,10 @@ from tickerplant.core.messages import (
 )
 from tickerplant.core.packets import Datagram, Packets
 from tickerplant.core.publication import Publication
+from tickerplant.core.verification import Verification
 from tickerplant.core.wire import FLAG_NOT_REPAIRABLE, FLAG_REBUILDING, FLAG_UPSTREAM_DEGRADED
 from tickerplant.limits import (
+    DIVERGENCES_KEPT,
     END_OF_SESSION_AT_NS,
     MARKETS_MAX,
     TEXT_FIELD_MAX_BYTES,
@@ -38,11 +42,21 @@ from tickerplant.limits import (
 )
 
 
+class Divergence(NamedTuple):
+    """A LIVE book was not the exchange's: found by a snapshot in which `levels` levels differed."""
+
+    ticker: str
+    g: int
+    found_ns: int
+    levels: int
+
+
 class Plant:
     """Books, streams and the session of one publisher.
 
     `session`, `previous_session` and `final_seqs` (stream, next seq) come from the shell; so does every time.
     Without a tick log (`log_on` False) datagrams say that they cannot be repaired. With a `key_ring` they are signed.
+    The checksum of a LIVE book is told every `verify_interval_ns`, of one book after the other; 0: never.
     """
 
     def __init__(
@@ -55,6 +69,7 @@ class Plant:
         final_seqs: Iterable[tuple[int, int]] = (),
         log_on: bool = False,
         key_ring: KeyRing | None = None,
+        verify_interval_ns: int = 0,
     ) -> None:
         self.g = 0
         self.now_ns = now_ns
@@ -64,6 +79,7 @@ class Plant:
         self._append_delta = self.packets.delta.messages.append
         self._append_bbo = self.packets.bbo.messages.append
         self.publication = Publication(self.packets, now_ns)
+        self.verification = Verification(verify_interval_ns, now_ns)
         self.entries: dict[str, BookEntry] = {}
         self.phase = FeedPhase.CONNECTING
         self.stale_books = 0
@@ -78,6 +94,7 @@ class Plant:
         self.deltas_dropped = 0
         self.snapshots_applied = 0
         self.books_diverged = 0
+        self._divergences: list[Divergence] = []
         self.books_gone_stale = 0
         self.refused_tickers = 0
         self.trades = 0
@@ -124,10 +141,10 @@ class Plant:
         fresh = Book(bids, asks)
         self.snapshots_applied += 1
         previous = entry.transit(BookEvent.SNAPSHOT)
-        if entry.in_sync:
+        if previous is BookState.LIVE:
             if fresh == entry:
                 return
-            self.books_diverged += 1
+            self._note_divergence(entry, fresh)
             entry.stale_reason = StaleReason.INCONSISTENT
             self._mark_unready(entry)
         elif previous is BookState.STALE:
@@ -239,6 +256,17 @@ class Plant:
             entry.market_state, entry.market_state_told = state, False
         self.publication.enqueue(entry)
 
+    def _note_divergence(self, entry: BookEntry, fresh: Book) -> None:
+        self.books_diverged += 1
+        if len(self._divergences) < DIVERGENCES_KEPT:
+            levels = len(level_changes(entry, fresh))
+            self._divergences.append(Divergence(entry.ticker, self.g, self.now_ns, levels))
+
+    def take_divergences(self) -> list[Divergence]:
+        """Those found since the last call, the first `DIVERGENCES_KEPT`; `books_diverged` counts all."""
+        taken, self._divergences = self._divergences, []
+        return taken
+
     # --- feed state -------------------------------------------------------------------------------
 
     def set_upstream(self, *, connections_missing: bool, discovered: bool, cause: str = "") -> None:
@@ -318,13 +346,24 @@ class Plant:
         if self._ending_at_ns is not None:
             return self._ending_at_ns + END_OF_SESSION_AT_NS[min(self._ends_sent, 3)]
         deadline_ns = self.packets.next_deadline_ns()
-        publication_ns = self.publication.next_deadline_ns()
-        return deadline_ns if publication_ns is None else min(deadline_ns, publication_ns)
+        for other_ns in (
+            self.publication.next_deadline_ns(),
+            self.verification.next_deadline_ns(),
+        ):
+            if other_ns is not None and other_ns < deadline_ns:
+                deadline_ns = other_ns
+        return deadline_ns
 
     def handle_timer(self, now_ns: int) -> list[Datagram]:
-        """Paced images, heartbeats and ends of session that are due."""
-        if len(self.publication):
+        """Paced images, checksums, heartbeats and ends of session that are due."""
+        verified = None
+        if self._ending_at_ns is None:
+            verified = self.verification.take_due(self.entries, now_ns)
+        if verified is not None or len(self.publication):
             self.begin_input(now_ns)
+        if verified is not None:
+            verify = BookVerify(verified.ticker, self.g, 0, now_ns, verified.checksum())
+            self.packets.delta.messages.append(verify)
         datagrams = self.flush(now_ns)
         if self._ending_at_ns is None:
             return datagrams + self.packets.heartbeats(now_ns)
@@ -358,6 +397,7 @@ class Plant:
             "unready_books",
         ):
             yield name, getattr(self, name)
+        yield "books_verified", self.verification.books_verified
         yield "books", len(self.entries)
         yield "inputs", self.g
 

@@ -208,6 +208,7 @@ class Daemon:
             previous_session=beginning.previous_session,
             final_seqs=beginning.final_seqs,
             log_on=beginning.log_on,
+            verify_interval_ns=config.verify.interval_ms * _MILLISECOND_NS,
         )
         self.outlet = Outlet(self.plant, self.sessions.ticklog, self.publisher)
         self.feed = KalshiFeed(
@@ -216,6 +217,7 @@ class Daemon:
             channels=channels_of(config),
             connection_count=config.exchange.connections,
             use_yes_price=config.exchange.use_yes_price,
+            check_interval_ns=config.verify.upstream_interval_ms * _MILLISECOND_NS,
         )
         gate = StartGate()
         self.connections = tuple(

@@ -162,6 +162,10 @@ class Housekeeping:
         self._seen_faults = faults
         if news:
             house.log.warning("faults_counted", **news)
+        for found in house.plant.take_divergences():
+            house.log.warning(
+                "book_diverged", **found._asdict(), rate_key=f"book_diverged {found.ticker}"
+            )
         for fault in house.publisher.take_faults():
             house.log.warning(
                 "send_failed", **fault._asdict(), rate_key=f"send_failed {fault.line}"
