@@ -163,9 +163,9 @@ def test_inputs_that_never_end_in_a_flush_are_written_all_the_same(monkeypatch):
 
 @pytest.mark.parametrize("batch_bytes", [0, 400])
 def test_a_batch_too_large_for_a_record_is_split_and_plays_the_same(monkeypatch, batch_bytes):
-    whole = run_course(11)
+    whole = run_course(12)
     monkeypatch.setattr(recording, "CAPTURE_BATCH_BYTES", batch_bytes)
-    split = run_course(11)
+    split = run_course(12)
     assert len(split.records) > len(whole.records)
     assert played(split.records) == played(whole.records) == whole.datagrams
 
