@@ -271,6 +271,20 @@ CAPTURE_BATCH_BYTES = 32 * 1024 * 1024
 """Inputs that would make a larger record are written as several."""
 CAPTURE_INPUTS_PER_RECORD = 1_024
 """Inputs that wait to be written; at the bound they are, though no batch has ended."""
+CAPTURE_READ_BYTES = 1024 * 1024
+"""Bytes of a segment that are read, or compressed, in one go."""
+CAPTURE_ROTATION_RETRY_BYTES = 1024 * 1024
+"""A rotation that was not possible is tried again after so many further bytes; at twice its size the capture ends."""
+CAPTURE_SEGMENTS_MAX = 100_000
+"""Segment files kept; more are deleted, the oldest first, like bytes beyond the bound."""
+CAPTURE_UPKEEP_INTERVAL_S = 1
+"""How often the capture is synced and looked after."""
+CAPTURE_SURVEY_INTERVAL_S = 10
+"""How often the folder is listed for retention and compression. Also after each rotation."""
+CAPTURE_CLOSE_TIMEOUT_S = 5
+"""How long closing waits for the last sync; after that it is left to the kernel."""
+CAPTURE_FAULTS_SHOWN = 100
+"""Faults of a capture that are named each; the others are counted."""
 
 # --- recovery -------------------------------------------------------------------------------------
 RECOVERY_FRAME_MAX_BYTES = 64 * 1024

@@ -51,6 +51,7 @@ class InputRecorder:
     def __init__(self, sink: InputSink) -> None:
         self.frame_count = 0
         self.input_count = 0
+        self.inputs_lost = 0
         self._sink = sink
         self._inputs: list[AnyInput] = []
         self.frames: list[bytes] = []
@@ -83,7 +84,10 @@ class InputRecorder:
         if self.frames:
             self._seal_frames()
         inputs, self._inputs = self._inputs, []
-        if not inputs or not self._sink.is_on:
+        if not self._sink.is_on:
+            self.inputs_lost += len(inputs)
+            return
+        if not inputs:
             return
         self.input_count += len(inputs)
         if sum(map(_bytes_of, inputs)) > CAPTURE_BATCH_BYTES:

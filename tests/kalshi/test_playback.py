@@ -176,7 +176,7 @@ def test_nothing_is_encoded_once_the_sink_is_off():
     kept.is_on = False
     recorder = InputRecorder(kept)
     recorder.commit(course.begin)
-    assert (kept, recorder.input_count) == ([], 0)
+    assert (kept, recorder.input_count, recorder.inputs_lost) == ([], 0, 1)
 
 
 def test_what_is_no_recording_is_refused_with_a_typed_error():
