@@ -127,11 +127,22 @@ class KalshiFeed:
 
     def flush(self, now_ns: int) -> list[Datagram]:
         """Ends an input or a read batch: the datagrams to log and send, in order."""
+        plant = self.plant
+        if not plant.unsettled:
+            return plant.packets.flush(now_ns)
         if self.directory.has_changes:
             self._apply_changes(now_ns)
-        if self._upstream_changed or self.plant.phase is not FeedPhase.READY:
+        if self._upstream_changed or plant.phase is not FeedPhase.READY:
             self._set_upstream()
-        return self.plant.flush(now_ns)
+        return plant.flush(now_ns)
+
+    def wants_attention(self, armed_ns: int) -> bool:
+        """Whether the shell has to look for commands, look-ups and deadlines, its timer being armed for `armed_ns`."""
+        return self.plant.unsettled or self.plant.packets.next_heartbeat_ns < armed_ns
+
+    def settle(self) -> None:
+        """The shell is about to look at all of that."""
+        self.plant.unsettled = False
 
     def next_deadline_ns(self) -> int:
         """When `handle_timer` wants to be called."""

@@ -154,6 +154,7 @@ class FeedConnection:
                 continue
             ts_event_ns = body.ts_ms * MILLISECOND_NS or event_time_ns(0, body.ts)
             if not apply_delta(entry, side, price_e4, delta_e2, ts_event_ns):
+                plant.unsettled = True
                 self.counters.contradicting_deltas += 1
                 self._snapshots.request(entry.ticker)
 
@@ -161,6 +162,7 @@ class FeedConnection:
 
     def _account(self, sid: int, seq: int, frame_type: str) -> Subscription | None:
         """Accounts for `seq` on `sid`; the subscription whose frame it is, None if the frame is to be dropped."""
+        self.plant.unsettled = True
         subscription = self._by_sid.get(sid) or self._adopt(sid, frame_type)
         if subscription is None:
             self.counters.unknown_sid_frames += 1
@@ -235,17 +237,20 @@ class FeedConnection:
 
     def _receive_foreign(self, subscription: Subscription, ticker: str) -> None:
         """A book frame of a market that the subscription does not own; without any market it may be of each."""
+        self.plant.unsettled = True
         self.counters.foreign_market_frames += 1
         if not ticker and subscription is self._books:
             self.books_stale(StaleReason.UNUSABLE_FRAME)
 
     def _unusable_for(self, entry: BookEntry) -> None:
+        self.plant.unsettled = True
         self.counters.unusable_frames += 1
         self.plant.mark_stale(entry, StaleReason.UNUSABLE_FRAME)
         self._snapshots.request(entry.ticker)
 
     def _receive_unusable(self, data: bytes) -> None:
         """A frame that does not decode as its type: its `seq` counts all the same."""
+        self.plant.unsettled = True
         try:
             envelope = ENVELOPE_DECODER.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -311,9 +316,12 @@ class FeedConnection:
     def _receive_other(self, frame: Frame, data: bytes) -> None:
         if isinstance(frame, TickerFrame):
             self._receive_ticker(frame)
-        elif isinstance(frame, TradeFrame):
+            return
+        if isinstance(frame, TradeFrame):
             self._receive_trade(frame)
-        elif isinstance(frame, OrderbookSnapshot):
+            return
+        self.plant.unsettled = True
+        if isinstance(frame, OrderbookSnapshot):
             if _hides_levels(frame, data):
                 self._receive_unusable(data)
             else:
@@ -326,7 +334,10 @@ class FeedConnection:
             self._replies.receive(frame)
 
     def _receive_ticker(self, frame: TickerFrame) -> None:
-        subscription = self._by_sid.get(frame.sid) or self._adopt(frame.sid, "ticker")
+        subscription = self._by_sid.get(frame.sid)
+        if subscription is None:
+            self.plant.unsettled = True
+            subscription = self._adopt(frame.sid, "ticker")
         if subscription is None:
             self.counters.unknown_sid_frames += 1
             return
@@ -341,7 +352,11 @@ class FeedConnection:
             self.counters.unusable_frames += 1
 
     def _receive_trade(self, frame: TradeFrame) -> None:
-        subscription = self._account(frame.sid, frame.seq, "trade")
+        subscription = self._by_sid.get(frame.sid)
+        if subscription is not None and frame.seq == subscription.expected:
+            subscription.expected += 1
+        else:
+            subscription = self._account(frame.sid, frame.seq, "trade")
         if subscription is None:
             return
         if not self._events.is_chosen(frame.msg.market_ticker):

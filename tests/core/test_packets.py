@@ -160,7 +160,7 @@ def heartbeat_times(packets, data_times_ns, until_ns):
     pending = sorted(data_times_ns)
     now_ns = 0
     for _ in range(10_000):
-        deadline_ns = packets.next_deadline_ns()
+        deadline_ns = packets.next_heartbeat_ns
         data_next = bool(pending) and pending[0] < deadline_ns
         now_ns = pending.pop(0) if data_next else deadline_ns
         if now_ns > until_ns:
@@ -220,7 +220,7 @@ def test_a_late_timer_sends_one_heartbeat_and_goes_on():
     packets = Packets(SESSION, 1, 0)
     assert len(packets.heartbeats(10_000 * MS)) == len(Stream)
     assert packets.heartbeats(10_000 * MS) == []
-    assert packets.next_deadline_ns() > 10_000 * MS
+    assert packets.next_heartbeat_ns > 10_000 * MS
 
 
 def test_ends_of_session_say_what_would_have_come_next():

@@ -77,8 +77,8 @@ class MeasuredPlant:
             began_ns = self.feed.plant.now_ns
             self.first_ns = self.first_ns or began_ns
             self.samples_ns.append(sent_ns - began_ns)
-        self.session.pump(now_ns)
-        self.timer.arm(self.feed.next_deadline_ns())
+        if self.feed.wants_attention(self.timer.armed_ns):
+            self._after_input(now_ns)
 
     def failed(self, where: str, error: BaseException) -> None:
         """A measurement with faults is none."""
@@ -89,6 +89,10 @@ class MeasuredPlant:
         datagrams = self.feed.handle_timer(now_ns)
         if datagrams:
             self.publisher.send(datagrams)
+        self._after_input(now_ns)
+
+    def _after_input(self, now_ns: int) -> None:
+        self.feed.settle()
         self.session.pump(now_ns)
         self.timer.arm(self.feed.next_deadline_ns())
 

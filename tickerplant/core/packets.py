@@ -101,7 +101,8 @@ class Packets:
         self.streams = (self.bbo, self.trade, self.delta, self.ticker, self.status)
         for packets in self.streams:
             packets.heartbeat_due_ns = now_ns
-        self._next_heartbeat_ns = now_ns
+        self.next_heartbeat_ns = now_ns
+        """When `heartbeats` may have something to send."""
 
     def by_stream(self, stream: int) -> StreamPackets:
         """The packets of one stream number."""
@@ -116,7 +117,7 @@ class Packets:
         """All messages so far as datagrams stamped `now_ns`, in sequence order per stream."""
         datagrams: list[Datagram] = []
         flags = self.flags | self._flags_signed
-        sign = self._sign
+        session, publisher = self.session, self.publisher
         for packets in self.streams:
             if packets.messages:
                 packets.pack()
@@ -129,27 +130,22 @@ class Packets:
                     body,
                     kind=0,
                     stream=stream,
-                    session=self.session,
+                    session=session,
                     seq=seq,
                     ts_send_ns=now_ns,
                     count=count,
-                    publisher=self.publisher,
+                    publisher=publisher,
                     flags=flags,
                 )
-                if sign is not None:
-                    datagram = sign(datagram)
                 datagrams.append((stream, datagram))
             packets.datagrams_sent += len(bodies)
-            packets.closed = []
+            bodies.clear()
             packets.heartbeat_step = 0
-            due_ns = now_ns + HEARTBEAT_AFTER_DATA_NS[0]
-            packets.heartbeat_due_ns = due_ns
-            self._next_heartbeat_ns = min(self._next_heartbeat_ns, due_ns)
+            due_ns = packets.heartbeat_due_ns = now_ns + HEARTBEAT_AFTER_DATA_NS[0]
+            self.next_heartbeat_ns = min(self.next_heartbeat_ns, due_ns)
+        if self._sign is not None:
+            return [(stream, self._sign(datagram)) for stream, datagram in datagrams]
         return datagrams
-
-    def next_deadline_ns(self) -> int:
-        """When `heartbeats` may have something to send."""
-        return self._next_heartbeat_ns
 
     def heartbeats(self, now_ns: int) -> list[Datagram]:
         """The heartbeats that are due: 10, 50, 250 ms after the last data, then each second."""
@@ -164,7 +160,7 @@ class Packets:
                 else:
                     wait_ns = HEARTBEAT_INTERVAL_NS
                 packets.heartbeat_due_ns = now_ns + wait_ns
-        self._next_heartbeat_ns = min(packets.heartbeat_due_ns for packets in self.streams)
+        self.next_heartbeat_ns = min(packets.heartbeat_due_ns for packets in self.streams)
         return datagrams
 
     def ends_of_session(self, now_ns: int) -> list[Datagram]:

@@ -73,6 +73,9 @@ class Plant:
     ) -> None:
         self.g = 0
         self.now_ns = now_ns
+        self.unsettled = True
+        """Whether more happened than deltas applied, trades and tickers: phase, flags, deadlines and commands may have
+        changed. The shell sets it to False when it has looked at all of them."""
         self.session = session
         self._key_ring = key_ring
         self.packets = Packets(session, publisher, now_ns, key_ring)
@@ -110,6 +113,7 @@ class Plant:
         """Counts one input, read at `now_ns`."""
         self.g += 1
         self.now_ns = now_ns
+        self.unsettled = True
 
     def open_book(self, ticker: str) -> BookEntry | None:
         """The entry of a chosen market, made SYNCING if new; None if the ticker or one more book is refused."""
@@ -317,7 +321,10 @@ class Plant:
 
     def set_log(self, *, is_on: bool, oldest_seqs: NextSeqs = NO_SEQS) -> None:
         """Whether the tick log takes what follows, and the oldest sequence of each stream that it still has."""
-        self._base_flags = 0 if is_on else FLAG_NOT_REPAIRABLE
+        base_flags = 0 if is_on else FLAG_NOT_REPAIRABLE
+        if base_flags != self._base_flags:
+            self._base_flags = base_flags
+            self.unsettled = True
         self.packets.log_on = is_on
         self.packets.oldest_seqs = oldest_seqs
 
@@ -345,7 +352,7 @@ class Plant:
         """When `handle_timer` wants to be called next."""
         if self._ending_at_ns is not None:
             return self._ending_at_ns + END_OF_SESSION_AT_NS[min(self._ends_sent, 3)]
-        deadline_ns = self.packets.next_deadline_ns()
+        deadline_ns = self.packets.next_heartbeat_ns
         for other_ns in (
             self.publication.next_deadline_ns(),
             self.verification.next_deadline_ns(),

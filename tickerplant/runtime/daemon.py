@@ -127,7 +127,8 @@ class Daemon:
         datagrams = self.feed.flush(now_ns)
         if datagrams:
             self.outlet.send(datagrams)
-        self._after_input(now_ns)
+        if self.feed.wants_attention(self._timer.armed_ns):
+            self._after_input(now_ns)
 
     def failed(self, where: str, error: BaseException) -> None:
         """A fault that ends the plant."""
@@ -271,6 +272,7 @@ class Daemon:
     # --- inputs and timers ------------------------------------------------------------------------
 
     def _after_input(self, now_ns: int) -> None:
+        self.feed.settle()
         for session in self.connections:
             session.pump(now_ns)
         self._reader.take_requests()

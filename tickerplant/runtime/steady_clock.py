@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 from tickerplant.limits import CLOCK_SLEW_DIVISOR, TIMER_WAIT_MAX_NS
 
+NOT_ARMED = 2**63
+"""Later than every deadline."""
 _MILLISECOND_NS = 1_000_000
 
 
@@ -59,16 +61,17 @@ class DeadlineTimer:
         self._clock_ns = clock_ns
         self._fire = fire
         self._handle: asyncio.TimerHandle | None = None
-        self._armed_ns = 0
+        self.armed_ns = NOT_ARMED
+        """The deadline it is armed for."""
 
     def arm(self, deadline_ns: int) -> None:
         """Fire at `deadline_ns`, within `TIMER_WAIT_MAX_NS` in any case; does nothing if armed for earlier."""
         if self._handle is not None:
-            if deadline_ns >= self._armed_ns:
+            if deadline_ns >= self.armed_ns:
                 return
             self._handle.cancel()
         wait_ns = min(max(0, deadline_ns - self._clock_ns()), TIMER_WAIT_MAX_NS)
-        self._armed_ns = deadline_ns
+        self.armed_ns = deadline_ns
         # Rounded up to the loop's milliseconds: firing early would only mean to be armed again.
         delay_s = (wait_ns // _MILLISECOND_NS + 1) / 1_000
         self._handle = asyncio.get_running_loop().call_later(delay_s, self._run)
@@ -78,7 +81,9 @@ class DeadlineTimer:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
+            self.armed_ns = NOT_ARMED
 
     def _run(self) -> None:
         self._handle = None
+        self.armed_ns = NOT_ARMED
         self._fire()
