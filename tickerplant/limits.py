@@ -26,6 +26,8 @@ DATAGRAM_KEYS_MAX = 16
 """Keys in one key file; more are refused."""
 DATAGRAM_KEY_FILE_MAX_BYTES = 8 * 1024
 """A larger file is refused unread: it is no file of datagram keys."""
+REPLAY_WINDOW_NS = 60_000_000_000
+"""With keys: a datagram sent longer ago, or further ahead, by the receiver's clock is refused, counted."""
 
 # --- numbers --------------------------------------------------------------------------------------
 PRICE_E4_MAX = 10_000

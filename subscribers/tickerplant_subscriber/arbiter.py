@@ -29,6 +29,7 @@ from tickerplant.limits import (
     SESSION_AHEAD_MAX_NS,
     STREAM_DEAD_NS,
 )
+from tickerplant_subscriber.admission import Admission
 from tickerplant_subscriber.events import (
     UNKNOWN_SEQ,
     DatagramsRefused,
@@ -71,9 +72,9 @@ class Refusals:
 class Arbiter:
     """The receiving side of KTP/1 for the joined `streams` on `line_count` lines.
 
-    `deliver` gets each run of messages in order, `tell` each event; both are called from `receive` and
-    `handle_timer`, after the state was brought up to date, and an exception of theirs passes through. `started_ns`
-    is when the groups were joined: a session older than that was joined late.
+    What `admission` refuses changes nothing. `deliver` gets each run of messages in order, `tell` each event; both
+    are called from `receive` and `handle_timer`, after the state was brought up to date, and an exception of theirs
+    passes through. `started_ns` is when the groups were joined: a session older than that was joined late.
     """
 
     def __init__(
@@ -84,7 +85,9 @@ class Arbiter:
         *,
         started_ns: int,
         line_count: int = 2,
+        admission: Admission | None = None,
     ) -> None:
+        self.admission = Admission() if admission is None else admission
         self.clock_step_ns = 0
         """How far the wall clock was set ahead of `now_ns` since the start; counts in the check of sessions."""
         self.refusals: dict[tuple[int, str], Refusals] = {}
@@ -103,10 +106,8 @@ class Arbiter:
 
     def receive(self, line: int, datagram: bytes, now_ns: int) -> None:
         """Takes one datagram as it came on `line`; anything unusable is counted, never raised."""
-        try:
-            header = decode_header(datagram)
-        except WireError as error:
-            self._refuse(line, type(error).__name__, str(error), now_ns)
+        header = self._read_header(line, datagram, now_ns)
+        if header is None:
             return
         key = header.publisher << 24 | header.partition << 8 | header.stream
         state = self._states.get(key)
@@ -114,17 +115,23 @@ class Arbiter:
             state = self._admit(line, header, now_ns)
             if state is None:
                 return
-        hole_cause = GapCause.NETWORK
-        if state.dead or state.ended:
-            hole_cause = self._revive(state, header)
-        state.last_heard_ns = now_ns
         line_state = state.lines[line]
-        line_state.last_heard_ns = now_ns
+        hole_cause = GapCause.NETWORK
+        news = self.admission.news(key, line, header)
+        if news.on_stream:
+            if state.dead or state.ended:
+                hole_cause = self._revive(state, header)
+            state.last_heard_ns = now_ns
+            if header.kind:
+                state.flags = header.flags
+        if news.on_line:
+            line_state.last_heard_ns = now_ns
         seq = header.seq
         if not state.join_seq:
             state.join_seq = seq
         if header.kind:
-            self._receive_heartbeat(state, line, header, datagram, now_ns, hole_cause)
+            if not news.is_old:
+                self._receive_heartbeat(state, line, header, datagram, now_ns, hole_cause)
             return
         line_state.datagrams += 1
         line_state.messages += header.message_count
@@ -144,6 +151,19 @@ class Arbiter:
             self._deliver(state, seq, messages, header.ts_send_ns)
             return
         self._receive_out_of_order(state, line_state, header, messages, now_ns, hole_cause)
+
+    def _read_header(self, line: int, datagram: bytes, now_ns: int) -> Header | None:
+        """The header of a datagram that may count; None, and nothing but a count changed, if it is refused."""
+        try:
+            header = decode_header(datagram)
+        except WireError as error:
+            self._refuse(line, type(error).__name__, str(error), now_ns)
+            return None
+        refusal = self.admission.refusal(datagram, header, now_ns)
+        if refusal is None:
+            return header
+        self._refuse(line, refusal.error, refusal.detail, now_ns)
+        return None
 
     def _receive_out_of_order(
         self,
@@ -177,7 +197,6 @@ class Arbiter:
         except WireError as error:
             self._refuse(line, type(error).__name__, str(error), now_ns)
             return
-        state.flags = header.flags
         state.lines[line].heartbeats += 1
         self._count_line_loss(state, line, body, now_ns)
         state.reveal(header.seq, now_ns, REORDER_WAIT_NS, hole_cause)

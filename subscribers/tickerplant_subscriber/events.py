@@ -92,8 +92,9 @@ class Live(Event, frozen=True, gc=False):
 class DatagramsRefused(Event, frozen=True, gc=False):
     """Datagrams on a line were dropped; told at most once a second for each `error`.
 
-    `error` is the name of the wire error (`ForeignDatagramError`: another protocol on the group) or one of
-    `session_ahead`, `unexpected_stream`, `too_many_plants`. `count` is the total so far, `detail` the last one.
+    `error` is the name of the wire error (`ForeignDatagramError`: another protocol on the group,
+    `AuthenticationError`: not signed with one of our keys) or one of `outside_replay_window`, `session_ahead`,
+    `unexpected_stream`, `too_many_plants`. `count` is the total so far, `detail` the last one.
     """
 
     line: int

@@ -7,9 +7,10 @@ import msgspec
 
 from tickerplant.core.messages import Stream
 from tickerplant.errors import ConfigurationError
-from tickerplant.limits import SUBSCRIBER_RECEIVE_BUFFER_BYTES
+from tickerplant.limits import REPLAY_WINDOW_NS, SUBSCRIBER_RECEIVE_BUFFER_BYTES
 
 _STREAM_COUNT = len(Stream)
+_MILLISECOND_NS = 1_000_000
 
 
 class NetworkOptions(TypedDict, total=False):
@@ -22,6 +23,8 @@ class NetworkOptions(TypedDict, total=False):
     port: int
     source: str
     receive_buffer_bytes: int
+    key_path: str
+    replay_window_ms: int
 
 
 class ReceiverOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +47,10 @@ class ReceiverOptions(msgspec.Struct, frozen=True, kw_only=True):
     """IPv4 address of the plant's host for a source-specific join; empty: any source."""
     receive_buffer_bytes: int = SUBSCRIBER_RECEIVE_BUFFER_BYTES
     """Kernel receive buffer asked for, of each socket."""
+    key_path: str = ""
+    """File of datagram keys (`tickerplant key make`): what is not signed with one is refused; empty: no check."""
+    replay_window_ms: int = REPLAY_WINDOW_NS // _MILLISECOND_NS
+    """With keys: how far a datagram's time may be from our clock; bounds what can be recorded and sent again."""
 
     def __post_init__(self) -> None:
         """Checks every value."""
@@ -60,6 +67,10 @@ class ReceiverOptions(msgspec.Struct, frozen=True, kw_only=True):
         if self.receive_buffer_bytes <= 0:
             raise ConfigurationError(
                 f"receive_buffer_bytes = {self.receive_buffer_bytes}: must be positive"
+            )
+        if self.replay_window_ms <= 0:
+            raise ConfigurationError(
+                f"replay_window_ms = {self.replay_window_ms}: must be positive"
             )
 
     @property

@@ -8,12 +8,15 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from tickerplant.core.messages import Stream
+from tickerplant.errors import CredentialsError
+from tickerplant.key_file import KeyFile, is_readable_by_all
 from tickerplant.limits import (
     DATAGRAM_MAX_BYTES,
     DATAGRAMS_PER_DRAIN,
     DECISION_DELAY_MAX_NS,
     KERNEL_DROPS_READ_INTERVAL_NS,
 )
+from tickerplant_subscriber.admission import Admission
 from tickerplant_subscriber.arbiter import Arbiter
 from tickerplant_subscriber.events import Line
 from tickerplant_subscriber.options import ReceiverOptions, group_of
@@ -27,6 +30,7 @@ from tickerplant_subscriber.sockets import (
 logger = logging.getLogger("tickerplant_subscriber")
 
 HOUSEKEEPING_S = 1.0
+_MILLISECOND_NS = 1_000_000
 _READ_BYTES = DATAGRAM_MAX_BYTES + 1
 
 
@@ -57,9 +61,10 @@ class GroupSocket:
 
 
 class Receiver:
-    """Reads the groups of the joined streams on all lines and feeds the arbiter.
+    """Reads the groups of the joined streams on all lines and feeds the arbiter, which needs our `admission`.
 
-    An exception from a callback of the arbiter ends the receiver and is handed to `fail`, once.
+    A key file that changes is taken over while running. An exception from a callback of the arbiter ends the receiver
+    and is handed to `fail`, once.
     """
 
     def __init__(
@@ -69,6 +74,12 @@ class Receiver:
         fail: Callable[[Exception], None],
         clock: SteadyClock,
     ) -> None:
+        """Raises `CredentialsError` for a key file of no use."""
+        self._key_file = KeyFile(options.key_path) if options.key_path else None
+        self.admission = Admission(
+            None if self._key_file is None else self._key_file.ring,
+            options.replay_window_ms * _MILLISECOND_NS,
+        )
         self.receive_buffer_bytes = 0
         self.socket_errors = 0
         self._options = options
@@ -110,8 +121,13 @@ class Receiver:
                 options.receive_buffer_bytes,
             )
 
+        if self._key_file is not None and is_readable_by_all(self._key_file.path):
+            path = self._key_file.path
+            logger.warning("%s can be read by every user: chmod o= %s", path, path)
+
     def start(self, arbiter: Arbiter) -> None:
         """Begins to read, on the running loop."""
+        assert arbiter.admission is self.admission
         self._arbiter = arbiter
         self._loop = asyncio.get_running_loop()
         for group_socket in self._sockets:
@@ -192,7 +208,20 @@ class Receiver:
         assert self._loop is not None
         self._housekeeping = self._loop.call_later(HOUSEKEEPING_S, self._keep_house)
         self._read_kernel_drops(self._clock.now_ns())
-        self._arbiter.clock_step_ns = max(0, self._clock.wall_step_ns())
+        wall_step_ns = self._clock.wall_step_ns()
+        self._arbiter.clock_step_ns = max(0, wall_step_ns)
+        self.admission.wall_step_ns = wall_step_ns
+        self._reread_keys()
+
+    def _reread_keys(self) -> None:
+        if self._key_file is None:
+            return
+        try:
+            if self._key_file.reread():
+                self.admission.key_ring = self._key_file.ring
+                logger.info("datagram keys changed: %s", self._key_file.ring)
+        except CredentialsError as error:
+            logger.warning("the keys stay as they were: %s", error)
 
     def _read_kernel_drops(self, now_ns: int) -> None:
         """Per stream, over its lines; a look at the kernel's table costs about 0.1 ms, so not too often."""

@@ -50,6 +50,7 @@ class StrategyRun:
             self._take_event,
             started_ns=self._clock.now_ns(),
             line_count=len(options.lines),
+            admission=self._receiver.admission,
         )
         self._stopped: asyncio.Event
         self._failure: Exception | None = None

@@ -71,6 +71,7 @@ class Subscriber(AsyncIterator[Item]):
             self._take_event,
             started_ns=self._clock.now_ns(),
             line_count=len(options.lines),
+            admission=self._receiver.admission,
         )
         self._items: list[Item] = []
         self._index = 0

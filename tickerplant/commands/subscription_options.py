@@ -59,6 +59,12 @@ def add_subscription_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--group-b", metavar="GROUP", help="first multicast group of line B")
     group.add_argument("--port", type=int, help="UDP port of every group")
     group.add_argument("--source", metavar="ADDRESS", help="accept this sender only")
+    group.add_argument(
+        "--key",
+        metavar="FILE",
+        dest="datagram_key_path",
+        help="file of datagram keys: refuse what is not signed with one (publish.key_path)",
+    )
     add_config_options(parser)
 
 
@@ -77,4 +83,5 @@ def network_options_of(arguments: argparse.Namespace) -> "NetworkOptions":
         "group_b": arguments.group_b or publish.group_b,
         "port": publish.port if arguments.port is None else arguments.port,
         "source": arguments.source or "",
+        "key_path": arguments.datagram_key_path or publish.key_path,
     }
