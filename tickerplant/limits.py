@@ -202,6 +202,10 @@ UDP_TABLE_MAX_BYTES = 4 * 1024 * 1024
 """How much of the kernel's socket table is read; sockets beyond it show no drops."""
 FAULT_LOG_INTERVAL_NS = 1_000_000_000
 """Least time between two logged faults of one kind, gaps and exceptions of callbacks; all are counted."""
+REPLAY_DATAGRAMS_PER_TURN = 256
+"""Recorded datagrams that are played before the loop runs other work."""
+REPLAY_IDLE_MAX_NS = 10_000_000_000
+"""A longer silence of a recording is played as one of this length: heartbeats come each second, so no plant ran."""
 DECISION_DELAY_MAX_NS = 100_000_000
 """How long a due hole or silence waits while sockets still hold unread datagrams; then it is decided anyway."""
 

@@ -45,7 +45,9 @@ from tickerplant_subscriber.events import (
     StreamAlive,
     StreamDead,
 )
+from tickerplant_subscriber.log_source import TimedDatagram, read_log
 from tickerplant_subscriber.mirror import BookView
+from tickerplant_subscriber.replay import replay, replay_async
 from tickerplant_subscriber.runner import run, run_async
 from tickerplant_subscriber.stats import LineStats, StreamStats, SubscriberStats
 from tickerplant_subscriber.strategy import Strategy
@@ -93,11 +95,15 @@ __all__ = [
     "SubscriberStats",
     "Ticker",
     "TickerplantError",
+    "TimedDatagram",
     "Trade",
     "UpdateCause",
     "UpstreamGap",
     "format_price_e4",
     "format_size_e2",
+    "read_log",
+    "replay",
+    "replay_async",
     "run",
     "run_async",
 ]

@@ -88,6 +88,10 @@ class TickerStates:
         self._live[event.ticker] = live
         return live == self._all
 
+    def live_tickers(self) -> list[str]:
+        """Those that are live on every source, in the order in which they were first heard of."""
+        return [ticker for ticker, live in self._live.items() if live == self._all]
+
 
 class StrategyDispatch:
     """Routes messages and events to the callbacks that a strategy overrides; the others cost nothing.
@@ -131,6 +135,10 @@ class StrategyDispatch:
             self._routes[Stream.DELTA] = self.tables.mirror.receive
         if self.tables.quotes is not None:
             self._routes[Stream.BBO] = self.tables.quotes.receive
+
+    def live_tickers(self) -> list[str]:
+        """Tickers of which everything that is joined is right."""
+        return self._ticker_states.live_tickers()
 
     def _callback(self, name: str) -> Callable[..., None] | None:
         return self._guard(name) if overrides(self._strategy, name) else None

@@ -48,10 +48,14 @@ def begin_of(connection_count: int = 1, **changes: Any) -> Begin:
 
 
 class RecordedCourse:
-    """One session; `step` does something, `finish` ends it. `records` and `datagrams` are what is compared."""
+    """One session; `step` does something, `finish` ends it. `records` and `datagrams` are what is compared.
 
-    def __init__(self, chance: random.Random) -> None:
+    A calm one never stands still for seconds, so that its heartbeats come in time.
+    """
+
+    def __init__(self, chance: random.Random, *, calm: bool = False) -> None:
         self.chance = chance
+        self.pauses_ns = (0,) if calm else (0, 0, 0, SECOND, 20 * SECOND)
         self.now_ns = T0
         self.records = KeptRecords()
         self.datagrams: list[tuple[int, bytes]] = []
@@ -128,7 +132,7 @@ class RecordedCourse:
     def timer(self) -> None:
         """A deadline passes, or time."""
         self.now_ns = max(self.now_ns, self.feed.next_deadline_ns())
-        self.now_ns += self.chance.choice((0, 0, 0, SECOND, 20 * SECOND))
+        self.now_ns += self.chance.choice(self.pauses_ns)
         self.datagrams += self.feed.handle_timer(self.now_ns)
         self.after_input()
 
@@ -203,9 +207,9 @@ class RecordedCourse:
         self.recorder.write()
 
 
-def run_course(seed: int, steps: int = 60) -> RecordedCourse:
+def run_course(seed: int, steps: int = 60, *, calm: bool = False) -> RecordedCourse:
     """A session that begins with everything up, and then has faults."""
-    course = RecordedCourse(random.Random(seed))
+    course = RecordedCourse(random.Random(seed), calm=calm)
     course.connect()
     course.feed.markets_read([course.record(ticker) for ticker in TICKERS], course.now_ns)
     course.feed.discovery_done(course.now_ns)
