@@ -39,6 +39,13 @@ def test_percentiles_are_in_order(results: dict) -> None:
         assert 0 < measured["p50"] <= measured["p99"] <= measured["max"]
 
 
+def test_the_floor_is_measured_in_the_same_run(results: dict) -> None:
+    for name in ("tick_to_wire_us", "wire_to_callback_us"):
+        measured = results["floor"][name]
+        assert 0 < measured["p50"] <= measured["p99"] <= measured["max"]
+        assert "bare relay" in table(rows(results))
+
+
 def test_the_report_names_the_machine_and_judges_what_is_demanded(results: dict) -> None:
     assert "cores" in results["machine"]
     lines = rows(results)
