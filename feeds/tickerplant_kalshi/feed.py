@@ -115,6 +115,10 @@ class KalshiFeed:
         self._set_upstream()
         return self.plant.handle_timer(now_ns)
 
+    def begin_session(self, session: int, now_ns: int) -> None:
+        """The next session of the same plant, books and all."""
+        self.plant.begin_session(session, now_ns)
+
     def end_session(self, now_ns: int) -> list[Datagram]:
         """Begins the orderly end; `handle_end_timer` goes on until `ended`."""
         return self.plant.end_session(now_ns)

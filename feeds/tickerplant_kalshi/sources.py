@@ -30,8 +30,12 @@ class PlantSource:
             "resyncs": publication.resyncs,
             "resync_levels": publication.resync_levels,
             "stale_notices": publication.stale_notices,
-            "messages{stream}": {name: one.next_seq - 1 for name, one in streams.items()},
-            "data_datagrams{stream}": {name: one.datagrams_sent for name, one in streams.items()},
+            "messages{stream}": {
+                name: one.earlier_messages + one.next_seq - 1 for name, one in streams.items()
+            },
+            "data_datagrams{stream}": {
+                name: one.earlier_datagrams + one.datagrams_sent for name, one in streams.items()
+            },
             "oversized_messages{stream}": {name: one.oversized for name, one in streams.items()},
         }
 

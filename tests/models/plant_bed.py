@@ -57,6 +57,14 @@ class PlantBed:
         self.plant.close_book(entry)
         return self.flush()
 
+    def begin_session(self):
+        """Over to the next session, as the shell does it; returns the first messages of it."""
+        self.flush()
+        self.subscriber.receive(self.plant.packets.ends_of_session(self.now_ns))
+        self.plant.begin_session(self.plant.session + 1, self.now_ns)
+        self.subscriber.begin_session()
+        return self.flush()
+
     def timer(self):
         """Whatever is due."""
         return self.subscriber.receive(self.plant.handle_timer(self.now_ns))

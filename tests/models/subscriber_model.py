@@ -57,6 +57,12 @@ class SubscriberModel:
         self.ended = set()
         self.header = None
 
+    def begin_session(self):
+        """What comes next belongs to another session: numbers and books start anew, what was told stays."""
+        told = self.messages, self.phases
+        self.__init__()
+        self.messages, self.phases = told[0], []
+
     def receive(self, datagrams):
         """Checks and applies (stream, datagram) pairs; returns the messages in order."""
         received = []

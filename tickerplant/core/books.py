@@ -73,6 +73,11 @@ class BookEntry(Book):
         # What a delta or bbo of this market takes in a packet, typically.
         self.message_bytes = len(ticker.encode()) + 46
 
+    def begin_session(self) -> None:
+        """In a new session nothing has been told yet."""
+        self.in_sync = self.stale_told = self.info_told = self.market_state_told = False
+        self.mirror = None
+
     @property
     def live(self) -> bool:
         """Whether the book equals the exchange's, as far as anyone can know."""

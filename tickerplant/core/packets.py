@@ -32,6 +32,8 @@ class StreamPackets:
         "_fitting",
         "closed",
         "datagrams_sent",
+        "earlier_datagrams",
+        "earlier_messages",
         "heartbeat_due_ns",
         "heartbeat_step",
         "messages",
@@ -46,10 +48,22 @@ class StreamPackets:
         self.closed: list[tuple[int, int, bytes]] = []
         self.next_seq = 1
         self.datagrams_sent = 0
+        self.earlier_messages = 0
+        self.earlier_datagrams = 0
         self.oversized = 0
         self.heartbeat_step = 0
         self.heartbeat_due_ns = 0
         self._fitting = _FIRST_GUESS
+
+    def begin_session(self, now_ns: int) -> None:
+        """Sequences start at 1 again; nothing waits. Sessions before count as `earlier_...`."""
+        assert not self.messages
+        self.earlier_messages += self.next_seq - 1
+        self.earlier_datagrams += self.datagrams_sent
+        self.next_seq = 1
+        self.datagrams_sent = 0
+        self.heartbeat_step = 0
+        self.heartbeat_due_ns = now_ns
 
     def pack(self, *, keep_last: bool = False) -> None:
         """Moves the waiting messages into `closed` packets, as full as they go; `keep_last` leaves what fits in one."""
@@ -107,6 +121,13 @@ class Packets:
     def by_stream(self, stream: int) -> StreamPackets:
         """The packets of one stream number."""
         return next(packets for packets in self.streams if packets.stream == stream)
+
+    def begin_session(self, session: int, now_ns: int) -> None:
+        """Go over to another session, after a flush."""
+        self.session = session
+        for packets in self.streams:
+            packets.begin_session(now_ns)
+        self._next_heartbeat_ns = now_ns
 
     @property
     def next_seqs(self) -> tuple[int, ...]:

@@ -333,6 +333,26 @@ class Plant:
         self.set_log(is_on=False)
         return mark_not_repairable(datagrams, self._key_ring)
 
+    def begin_session(self, session: int, now_ns: int) -> None:
+        """Go over to a new session, in which the tick log is on: markets and books are published anew from memory.
+
+        After a `flush`, and once the ends of the old session are out (`packets.ends_of_session`).
+        """
+        packets = self.packets
+        final_seqs = tuple(enumerate(packets.next_seqs, start=1))
+        start = SessionStart("", 0, 0, now_ns, self.session, final_seqs)
+        packets.begin_session(session, now_ns)
+        self.session, self.g, self.now_ns = session, 0, now_ns
+        self.set_log(is_on=True, oldest_seqs=FIRST_SEQS)
+        packets.status.messages.append(start)
+        for entry in self.entries.values():
+            entry.begin_session()
+            self.publication.enqueue(entry)
+        self.unready_books = len(self.entries)
+        self.phase = FeedPhase.SYNCING
+        self.phase = self._current_phase()
+        self._publish_phase()
+
     # --- outputs ----------------------------------------------------------------------------------
 
     def flush(self, now_ns: int) -> list[Datagram]:

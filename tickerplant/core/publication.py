@@ -6,6 +6,8 @@ Every book that differs waits once in a queue; images, resyncs and stale notices
 
 from collections import deque
 
+from msgspec.structs import replace
+
 from tickerplant.core.book import Book, Level, level_changes
 from tickerplant.core.books import BookEntry
 from tickerplant.core.messages import (
@@ -94,7 +96,7 @@ class Publication:
                 self._publish(entry, g, now_ns)
                 synced += 1 if entry.in_sync and not was_in_sync else 0
             else:
-                self.packets.status.messages.append(self._notices.popleft())
+                self._tell(self._notices.popleft(), g)
             paid_until_ns += (self._datagrams_begun() - begun) * _DATAGRAM_NS
         self._paid_until_ns = paid_until_ns
         return synced
@@ -110,7 +112,7 @@ class Publication:
 
     def _publish(self, entry: BookEntry, g: int, now_ns: int) -> None:
         """Publishes what subscribers lack of one entry."""
-        self._tell_market(entry)
+        self._tell_market(entry, g)
         if entry.live and not entry.in_sync:
             if entry.mirror is None:
                 self._publish_image(entry, g, now_ns)
@@ -123,13 +125,17 @@ class Publication:
         elif entry.state is BookState.STALE and entry.mirror is not None and not entry.stale_told:
             self._tell_stale(entry, g, now_ns)
 
-    def _tell_market(self, entry: BookEntry) -> None:
+    def _tell_market(self, entry: BookEntry, g: int) -> None:
         if entry.info is not None and not entry.info_told:
-            self.packets.status.messages.append(entry.info)
+            self._tell(entry.info, g)
             entry.info_told = True
         if entry.market_state is not None and not entry.market_state_told:
-            self.packets.status.messages.append(entry.market_state)
+            self._tell(entry.market_state, g)
             entry.market_state_told = True
+
+    def _tell(self, message: AnyMessage, g: int) -> None:
+        """With the ordinal of the input in which it goes out, so that `g` never goes back within a stream."""
+        self.packets.status.messages.append(replace(message, g=g) if message.g != g else message)
 
     def _tell_bbo(self, entry: BookEntry, g: int, now_ns: int, state: BookState) -> None:
         book = entry.mirror if entry.mirror is not None else entry

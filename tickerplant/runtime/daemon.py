@@ -292,6 +292,23 @@ class Daemon:
             self.outlet.send(datagrams)
         self._after_input(now_ns)
 
+    async def resume_log(self) -> None:
+        """The tick log was off and can go on: in a new session, in which the books are published anew."""
+        session = await self.sessions.reserve(self.plant)
+        if session and not self._ending and not self._go_over(session):
+            await self.sessions.give_back(self.plant)
+
+    def _go_over(self, session: int) -> bool:
+        self.publish()
+        if not self.sessions.go_over(session, self.plant):
+            return False
+        now_ns = self.clock.now_ns()
+        # Past the log: they belong to the session that is not in it.
+        self.publisher.send(self.plant.packets.ends_of_session(now_ns))
+        self.feed.begin_session(session, now_ns)
+        self.publish()
+        return True
+
     # --- what is counted --------------------------------------------------------------------------
 
     def counters(self) -> dict[str, int]:

@@ -49,6 +49,9 @@ class Household(Protocol):
     def faults(self) -> Mapping[str, int]:
         """What is counted and ought not to happen, by name."""
 
+    async def resume_log(self) -> None:
+        """Go over to a session in which the log is on, if that is possible."""
+
     def connections_lost(self) -> int:
         """Connections lost so far."""
 
@@ -100,7 +103,7 @@ class Housekeeping:
             self._tell_faults()
             self._check_clock()
             self._check_groups()
-            self._check_ticklog()
+            await self._check_ticklog()
             self._notifier.watchdog()
             ticks += 1
             if self._warning_tail is not None and ticks % _TELL_SUPPRESSED_TICKS == 0:
@@ -186,8 +189,11 @@ class Housekeeping:
                 "this one ends; run one plant per group, or set publish.group_a to others"
             )
 
-    def _check_ticklog(self) -> None:
+    async def _check_ticklog(self) -> None:
         ticklog = self._house.sessions.ticklog
         if ticklog is not None:
-            self._report.tell(ticklog.status(), time.monotonic())
+            status = ticklog.status()
+            self._report.tell(status, time.monotonic())
+            if status.may_resume:
+                await self._house.resume_log()
         self._house.outlet.look()

@@ -14,6 +14,7 @@ from tickerplant import __version__
 from tickerplant.config import Config, TicklogConfig
 from tickerplant.core.logformat import NO_SEQS, NextSeqs
 from tickerplant.core.plant import Plant
+from tickerplant.errors import StateDirectoryError
 from tickerplant.limits import SESSION_AHEAD_MAX_NS
 from tickerplant.runtime.logfolder import log_folder
 from tickerplant.runtime.logupkeep import TickLogOptions
@@ -37,7 +38,11 @@ class Beginning(NamedTuple):
 
 
 class Sessions:
-    """The session that is, and the one before. `begin` once, then `finish`."""
+    """The session that is, and the one before.
+
+    `begin` once, `finish` once. In between, if the log went off and can go on: `reserve`, then `go_over`, else
+    `give_back`.
+    """
 
     def __init__(
         self,
@@ -65,6 +70,8 @@ class Sessions:
         if session - now_ns > SESSION_AHEAD_MAX_NS:
             self._log.warning("session_ahead_of_clock", ahead_s=(session - now_ns) // _SECOND_NS)
         state.begin(session)
+        if ticklog is not None and ticklog.previous.cut_bytes:
+            self._log.warning("ticklog_tail_cut", bytes=ticklog.previous.cut_bytes)
         previous = _newer(state.previous, logged)
         log_on = ticklog is not None and ticklog.begin_session(
             session,
@@ -77,6 +84,38 @@ class Sessions:
         )
         self._tell_begin(session, log_on=log_on)
         return Beginning(session, previous.session, previous.final_seqs, log_on)
+
+    async def reserve(self, plant: Plant) -> int:
+        """A session to go over to, kept for good; 0 if the state directory cannot be written."""
+        session = max(self._clock.now_ns(), plant.session + 1)
+        return session if await self._keep(session) else 0
+
+    def go_over(self, session: int, plant: Plant) -> bool:
+        """Open the log of a reserved session, as the successor of the plant's; False: stay in that one."""
+        ticklog = self.ticklog
+        assert ticklog is not None
+        log_on = ticklog.begin_session(
+            session,
+            self._clock.now_ns(),
+            publisher=self._publish.publisher,
+            previous=(plant.session, plant.packets.next_seqs),
+        )
+        if log_on:
+            self.watch.begin(session)
+            self._tell_begin(session, log_on=True)
+        return log_on
+
+    async def give_back(self, plant: Plant) -> None:
+        """A reserved session was not used: the plant's is the last one."""
+        await self._keep(plant.session)
+
+    async def _keep(self, session: int) -> bool:
+        try:
+            await asyncio.to_thread(self._state.begin, session)
+        except StateDirectoryError as error:
+            self._log.warning("session_not_kept", session=session, reason=str(error))
+            return False
+        return True
 
     def finish(self, plant: Plant) -> None:
         """The ends of session are out: keep how it ended. Raises `StateDirectoryError`."""
@@ -92,8 +131,6 @@ class Sessions:
 
     def _tell_begin(self, session: int, *, log_on: bool) -> None:
         publish, ticklog = self._publish, self.ticklog
-        if ticklog is not None and ticklog.previous.cut_bytes:
-            self._log.warning("ticklog_tail_cut", bytes=ticklog.previous.cut_bytes)
         self._log.info(
             "session_begins",
             version=__version__,

@@ -169,6 +169,10 @@ class SessionWatch:
             self._receiver.close()
             raise
 
+    def begin(self, session: int) -> None:
+        """Our own session is another one now."""
+        self._session = session
+
     def newer_session(self) -> int:
         """The highest session above ours among the datagrams that wait; 0 if there is none."""
         highest = 0
