@@ -8,6 +8,24 @@ import pytest
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long the tests are that can be made longer."""
+    parser.addoption("--kills", type=int, default=20, help="how often the plant is killed")
+    parser.addoption("--kill-seed", type=int, default=1, help="draws when it is killed")
+
+
+@pytest.fixture
+def kills(request: pytest.FixtureRequest) -> int:
+    """How often a test kills what it tests."""
+    return int(request.config.getoption("--kills"))
+
+
+@pytest.fixture
+def kill_seed(request: pytest.FixtureRequest) -> int:
+    """Seed of the moments; a failing test names it among its arguments."""
+    return int(request.config.getoption("--kill-seed"))
+
+
 @pytest.fixture(scope="session")
 def shared_folder() -> Path:
     """The folder `shared` beside the project; a clone without it skips the test, a CI run fails it."""
