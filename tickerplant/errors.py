@@ -15,6 +15,7 @@
      +-- StateDirectoryError         unusable, or held by another plant            exit 1
      +-- TickLogError                the log folder unusable, or held by another   exit 1
      |    +-- DamagedSegmentError    a segment header that does not verify
+     |    +-- DamagedCheckpointError a checkpoint of recovery that does not verify
      +-- CaptureError                the folder of the raw capture unusable        exit 1
      |    +-- DamagedCaptureError    a capture that is cut short or does not verify
      +-- FixedPointError             a decimal string that cannot be held exactly
@@ -95,6 +96,10 @@ class TickLogError(TickerplantError):
 
 class DamagedSegmentError(TickLogError):
     """The header of a log segment is cut short or does not verify."""
+
+
+class DamagedCheckpointError(TickLogError):
+    """A checkpoint is cut short, does not verify, or contradicts itself."""
 
 
 class CaptureError(TickerplantError):

@@ -82,6 +82,8 @@ assert HEADER.size == HEADER_BYTES
 
 encode_body = msgspec.msgpack.Encoder().encode
 """Messages (a list of structs) to a body; lengths are checked where packets are closed."""
+encode_message = encode_body
+"""One message; encoded messages, joined behind the header of an array, are a body."""
 _decode_messages = msgspec.msgpack.Decoder(list[AnyMessage]).decode
 _decode_raws = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _decode_any = msgspec.msgpack.Decoder().decode

@@ -1,0 +1,444 @@
+"""Recovery as a process: follows the tick log, and serves gap fill, streams and snapshots out of it.
+
+It only reads what the plant writes. Everything that it does for clients is cut into pieces, so that it never falls
+behind the log for long; a fault of the disk is told and tried again.
+"""
+
+import asyncio
+import fcntl
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from tickerplant.core.checkpoint import CheckpointEncoder
+from tickerplant.core.conversation import Keys
+from tickerplant.core.gap_fill import GapFillServer
+from tickerplant.core.logformat import LogPosition
+from tickerplant.core.recovery_cut import Cut
+from tickerplant.core.recovery_wire import SnapshotRequest
+from tickerplant.errors import NetworkSetupError, TickLogError
+from tickerplant.limits import (
+    RECOVERY_BACKLOG,
+    RECOVERY_RETRY_S,
+    RECOVERY_STOP_TIMEOUT_S,
+    SNAPSHOT_CUTS_MAX,
+    SNAPSHOT_SHARE_NS,
+    TAIL_FAST_NS,
+    TAIL_SLOW_NS,
+)
+from tickerplant.runtime.checkpoints import CheckpointFile
+from tickerplant.runtime.health import Readiness
+from tickerplant.runtime.logfolder import store_position
+from tickerplant.runtime.poll_timer import PollTimer
+from tickerplant.runtime.recovery_log import Begin, RecoveryLog, find_begin
+from tickerplant.runtime.recovery_tcp import RecoveryServer
+from tickerplant.runtime.recovery_udp import GapFillSocket, bind_udp
+from tickerplant.runtime.supervise import Supervisor
+
+CONSUMER = "recovery"
+"""Name of recovery's position in the log's folder."""
+RECOVERY_LOCK_FILE = "recovery.lock"
+_SWEEP_S = 0.25
+_SECOND_NS = 1_000_000_000
+_PORT_ATTEMPTS = 20
+_HEADERS_PER_TURN = 20
+
+
+class RecoveryOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How recovery serves; rates in bytes a second, `keys` (key id -> key) of an authenticated plant."""
+
+    address: str = "127.0.0.1"
+    port: int = 26410
+    client_bytes_per_second: int = 64 * 1024**2
+    total_bytes_per_second: int = 256 * 1024**2
+    connections_max: int = 128
+    connections_per_client_max: int = 64
+    checkpoint_interval_s: float = 60.0
+    key_id: int = 0
+    keys: Mapping[int, bytes] | None = None
+
+
+class RecoveryService:
+    """One recovery of one log folder; `run` it, or `start` and `close`. `port` is known once `started` is set."""
+
+    def __init__(self, folder: Path, options: RecoveryOptions | None = None) -> None:
+        """Opens nothing yet."""
+        self.folder = folder
+        self.options = options or RecoveryOptions()
+        self.log: Any = structlog.get_logger()
+        self.supervisor = Supervisor(self.log)
+        self.started = asyncio.Event()
+        self.port = 0
+        self.ticklog: RecoveryLog
+        self.gap_fill: GapFillServer
+        self.server: RecoveryServer
+        self.udp: GapFillSocket
+        self.counts: Counter[str] = Counter()
+        self.turns = 0
+        self._timer: PollTimer
+        self._resources = AsyncExitStack()
+        self._is_turn_due = False
+        self._unreadable = ""
+        self._told_faults = 0
+        self._has_caught_up = False
+        self._cuts: Counter[Cut] = Counter()
+        self._shared: tuple[Cut, int] | None = None
+        self._checkpoint_at: LogPosition | None = None
+        self._checkpoint_due_ns = 0
+
+    # --- life -------------------------------------------------------------------------------------
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set. Raises the `TickerplantError` that ended it."""
+        try:
+            await self.start()
+            await self.supervisor.wait(stop)
+        finally:
+            await self.close()
+
+    async def start(self) -> None:
+        """Lock the folder, find where to begin, and serve. Raises `TickLogError`, `NetworkSetupError`."""
+        self._resources.callback(os.close, take_recovery_lock(self.folder))
+        begin = await asyncio.to_thread(self._find_begin)
+        self.ticklog = RecoveryLog(self.folder, begin)
+        self._resources.callback(self.ticklog.close)
+        self._checkpoint_at = begin.position if begin.is_from_checkpoint else None
+        self._checkpoint_due_ns = time.monotonic_ns() + self._checkpoint_interval_ns
+        await self._look_at_folder()
+        if begin.position is not None and not begin.is_from_checkpoint:
+            self._register(begin.position)
+        await self._open_sockets()
+        self._timer = PollTimer(self._on_timer)
+        self._resources.callback(self._timer.close)
+        self._timer.set_interval(TAIL_SLOW_NS)
+        self.supervisor.start("housekeeping", self._keep_house())
+        self.supervisor.start("checkpoints", self._keep_checkpoints())
+        self.supervisor.start("indexing", self._keep_index())
+        position = begin.position or LogPosition(0, 0)
+        self.log.info(
+            "recovery_started",
+            address=self.options.address,
+            port=self.port,
+            folder=str(self.folder),
+            segment=str(position.segment),
+            offset=position.offset,
+            from_checkpoint=begin.is_from_checkpoint,
+        )
+        self._turn_soon()
+        self.started.set()
+
+    async def close(self) -> None:
+        """End in order, with a last checkpoint if that does not take long; harmless the second time."""
+        if self.started.is_set():
+            self.started.clear()
+            self.udp.close()
+            self.server.close()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RECOVERY_STOP_TIMEOUT_S):
+                    await self._write_checkpoint()
+            self.log.info("recovery_ended", session=self.ticklog.state.session)
+        await self.supervisor.close()
+        await self._resources.aclose()
+
+    def readiness(self) -> Readiness:
+        """For `/ready`: whether it serves and has read the log to its end."""
+        if not self.started.is_set():
+            return Readiness(is_ready=False, phase="starting", reason="recovery is starting")
+        if self._unreadable:
+            return Readiness(is_ready=False, phase="unreadable", reason=self._unreadable)
+        if not self._has_caught_up:
+            reason = f"{self.ticklog.tail.datagrams} datagrams read, the end is not reached"
+            return Readiness(is_ready=False, phase="catching up", reason=reason)
+        return Readiness(is_ready=True, phase="serving", reason="")
+
+    def _find_begin(self) -> Begin:
+        try:
+            begin = find_begin(self.folder)
+        except OSError as error:
+            raise TickLogError(
+                f"tick log {self.folder}: {error.strerror}: make it readable for this user"
+            ) from error
+        for text in begin.refused:
+            self.log.warning("checkpoint_refused", reason=text, rate_key=text)
+        return begin
+
+    async def _open_sockets(self) -> None:
+        options = self.options
+        keys = None if options.keys is None else Keys(options.key_id, options.keys)
+        self.gap_fill = GapFillServer(
+            self.ticklog,
+            client_bytes_per_second=options.client_bytes_per_second,
+            total_bytes_per_second=options.total_bytes_per_second,
+            keys=options.keys,
+            key_id=options.key_id,
+        )
+        self.server = RecoveryServer(
+            self.ticklog,
+            self,
+            self.supervisor.start,
+            connections_max=options.connections_max,
+            connections_per_client_max=options.connections_per_client_max,
+            client_bytes_per_second=options.client_bytes_per_second,
+            total_bytes_per_second=options.total_bytes_per_second,
+            keys=keys,
+        )
+        tcp, udp = bind_both(options.address, options.port)
+        self.port = tcp.getsockname()[1]
+        self.udp = GapFillSocket(self.gap_fill, udp, lambda: self.ticklog.searches)
+        self._resources.callback(self.udp.close)
+        listener = await asyncio.get_running_loop().create_server(
+            self.server.make_connection, sock=tcp, backlog=RECOVERY_BACKLOG
+        )
+        self._resources.callback(listener.close)
+
+    # --- following the log ------------------------------------------------------------------------
+
+    def _on_timer(self) -> None:
+        self._timer.set_interval(TAIL_FAST_NS if self.server.followers else TAIL_SLOW_NS)
+        if not self._is_turn_due:
+            self._turn()
+
+    def _turn_soon(self) -> None:
+        self._is_turn_due = True
+        asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """One bounded piece of following the log; further ones after the loop did other work."""
+        self._is_turn_due = False
+        if self._timer.is_closed:
+            return
+        self.turns += 1
+        tail, now_ns = self.ticklog.tail, time.monotonic_ns()
+        try:
+            more = tail.apply(now_ns) or tail.read(now_ns)
+        except OSError as error:
+            self._tell_unreadable(error)
+            return
+        self._unreadable = ""
+        if more:
+            self._turn_soon()
+        elif tail.is_at_end and not tail.backlog and not self._has_caught_up:
+            self._has_caught_up = True
+            self.log.info(
+                "recovery_caught_up",
+                session=tail.session,
+                books=len(self.ticklog.state.markets),
+                datagrams=tail.datagrams,
+            )
+
+    def _tell_unreadable(self, error: OSError) -> None:
+        self.counts["read_failures"] += 1
+        self._unreadable = f"{self.folder}: {error.strerror}"
+        self.log.warning("log_unreadable", reason=self._unreadable)
+
+    # --- now and then -----------------------------------------------------------------------------
+
+    async def _keep_house(self) -> None:
+        look_at_ns = 0
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            now_ns = time.monotonic_ns()
+            self.server.sweep(now_ns)
+            if now_ns >= look_at_ns:
+                look_at_ns = now_ns + int(RECOVERY_RETRY_S * _SECOND_NS)
+                with suppress(OSError):
+                    await self._look_at_folder()
+                self._tell_faults()
+
+    async def _look_at_folder(self) -> None:
+        for number, _step in enumerate(self.ticklog.read_folder()):
+            if number % _HEADERS_PER_TURN == 0:
+                await asyncio.sleep(0)
+
+    def _tell_faults(self) -> None:
+        tail = self.ticklog.tail
+        faults = tail.faults + tail.foreign_records + tail.state.holes
+        if faults > self._told_faults:
+            self._told_faults = faults
+            self.log.warning(
+                "log_faults", damaged=tail.faults, holes=tail.state.holes, session=tail.session
+            )
+
+    async def _keep_index(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_S / 10)
+            for _step in self.ticklog.index_wanted():
+                await asyncio.sleep(0)
+
+    # --- snapshots --------------------------------------------------------------------------------
+
+    def take_cut(self, request: SnapshotRequest) -> Cut | None:
+        """The state now, or a moment ago if that has the sequences asked for; None: too many are being read."""
+        now_ns = time.monotonic_ns()
+        state = self.ticklog.state
+        shared, taken_ns = self._shared or (None, 0)
+        if shared is not None and not request.tickers:
+            is_equal = shared.next_seqs == tuple(state.next_seqs)
+            has_all = all(shared.next_seqs[one - 1] >= seq for one, seq in request.min_seqs)
+            is_near = now_ns - taken_ns <= SNAPSHOT_SHARE_NS or self._is_full
+            is_usable = not shared.is_failed and shared.session == state.session
+            if is_usable and has_all and (is_equal or is_near):
+                self._cuts[shared] += 1
+                return shared
+        if self._is_full:
+            return None
+        cut = state.cut(request.tickers)
+        if not request.tickers:
+            self._shared = (cut, now_ns)
+        self._cuts[cut] += 1
+        self.counts["cuts"] += 1
+        return cut
+
+    def release_cut(self, cut: Cut) -> None:
+        """It was read, or will not be."""
+        self._cuts[cut] -= 1
+        if self._cuts[cut] > 0:
+            return
+        del self._cuts[cut]
+        if self._shared is not None and self._shared[0] is cut:
+            self._shared = None
+        if not self._cuts:
+            self.ticklog.state.forget_cuts()
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._cuts) >= SNAPSHOT_CUTS_MAX
+
+    # --- checkpoints ------------------------------------------------------------------------------
+
+    @property
+    def _checkpoint_interval_ns(self) -> int:
+        return int(self.options.checkpoint_interval_s * _SECOND_NS)
+
+    async def _keep_checkpoints(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            if self._is_checkpoint_due():
+                await self._write_checkpoint()
+
+    def _is_checkpoint_due(self) -> bool:
+        """After each interval, and when another segment was begun."""
+        boundary, last = self.ticklog.tail.boundary, self._checkpoint_at
+        if boundary is None:
+            return False
+        is_other = last is None or boundary.segment != last.segment
+        is_rotated = is_other and self._has_caught_up
+        return is_rotated or time.monotonic_ns() >= self._checkpoint_due_ns
+
+    async def _write_checkpoint(self) -> None:
+        """One checkpoint of the books as they are now; what goes wrong is told, and tried again later."""
+        tail, state = self.ticklog.tail, self.ticklog.state
+        boundary = tail.boundary
+        self._checkpoint_due_ns = time.monotonic_ns() + self._checkpoint_interval_ns
+        if boundary is None or not state.session or boundary == self._checkpoint_at:
+            return
+        self._checkpoint_at = boundary
+        cut = state.cut()
+        self._cuts[cut] += 1
+        try:
+            needed = await self._save(cut, boundary)
+        except OSError as error:
+            self.counts["checkpoint_failures"] += 1
+            self.log.warning("checkpoint_failed", reason=error.strerror, folder=str(self.folder))
+        else:
+            if needed is not None:
+                self.counts["checkpoints"] += 1
+                self._register(needed)
+        finally:
+            self.release_cut(cut)
+
+    async def _save(self, cut: Cut, boundary: LogPosition) -> LogPosition | None:
+        """The position from which the log is needed from now on; None if the cut failed. Raises `OSError`."""
+        file = CheckpointFile(self.folder, boundary)
+        try:
+            encoder = CheckpointEncoder(cut, boundary)
+            await asyncio.to_thread(file.write, encoder.head())
+            for images in cut.slices():
+                if cut.is_failed:
+                    return None
+                await asyncio.to_thread(file.write, encoder.block(images))
+            await asyncio.to_thread(file.write, encoder.end())
+            return await asyncio.to_thread(file.commit)
+        finally:
+            file.discard()
+
+    def _register(self, position: LogPosition) -> None:
+        """From here on the log is needed."""
+        try:
+            store_position(self.folder, CONSUMER, position)
+        except OSError as error:
+            self.counts["position_failures"] += 1
+            self.log.warning("checkpoint_failed", reason=error.strerror, folder=str(self.folder))
+
+    # --- metrics ----------------------------------------------------------------------------------
+
+    def counters(self) -> dict[str, Any]:
+        """For the metrics."""
+        names = ("cuts", "checkpoints", "checkpoint_failures", "position_failures", "read_failures")
+        return {
+            **{name: self.counts[name] for name in names},
+            **self.ticklog.tail.counters(),
+            "log_searches": self.ticklog.searches,
+            **self.gap_fill.counters(),
+            **self.udp.counters(),
+            **self.server.counters(),
+        }
+
+    def gauges(self) -> dict[str, int]:
+        """For the metrics."""
+        ticklog = self.ticklog
+        return {
+            "session": ticklog.state.session,
+            "books": len(ticklog.state.markets),
+            "backlog_datagrams": ticklog.tail.backlog,
+            "index_points": ticklog.index.point_count,
+            "cuts_open": len(self._cuts),
+            **self.server.gauges(),
+        }
+
+
+def take_recovery_lock(folder: Path) -> int:
+    """Make the folder if need be, and lock it for one recovery: the descriptor. Raises `TickLogError`."""
+    path = folder / RECOVERY_LOCK_FILE
+    try:
+        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise TickLogError(
+            f"recovery: {path}: {error.strerror}: make the folder writable for this user"
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise TickLogError(
+            f"{path} is locked by another recovery: stop it, or serve another log folder"
+        ) from error
+    return lock
+
+
+def bind_both(address: str, port: int) -> tuple[socket.socket, socket.socket]:
+    """A TCP and a UDP socket on the same port, any free one for 0. Raises `NetworkSetupError`."""
+    for attempt in range(_PORT_ATTEMPTS):
+        tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tcp.bind((address, port))
+            return tcp, bind_udp(address, tcp.getsockname()[1])
+        except OSError as error:
+            tcp.close()
+            if port == 0 and attempt + 1 < _PORT_ATTEMPTS:
+                continue
+            raise NetworkSetupError(
+                f"recovery {address}:{port} cannot be opened ({error.strerror}): stop what uses it, or set "
+                "recovery.address and recovery.port"
+            ) from error
+    raise AssertionError
