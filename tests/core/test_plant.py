@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from plant_bed import MS, SECOND, T0, PlantBed, kinds
 
 from tickerplant.core import wire
@@ -311,10 +312,29 @@ def test_what_is_known_of_markets_is_told_with_or_without_a_book(bed):
     bed.plant.publish_market("A", state=active)
     other = MarketState("OTHER", 1, 0, T0, MarketPhase.SETTLED, "yes", 10_000)
     bed.plant.publish_market("OTHER", state=other)
-    assert [m for m in bed.flush() if not isinstance(m, FeedState)] == [info, active, other]
+    told = [m for m in bed.flush() if not isinstance(m, FeedState)]
+    assert told == [replace(m, g=bed.plant.g) for m in (info, active, other)]
     assert bed.flush() == []
     bed.plant.publish_market("A", state=MarketState("A", 1, 0, T0, MarketPhase.CLOSED))
     assert kinds(bed.flush()) == [MarketState]
+
+
+def test_g_does_not_go_back_when_what_waited_for_the_pace_is_told(bed):
+    """Thousands of markets are told over seconds; other inputs are told of meanwhile."""
+    bed.flush()
+    for number in range(8_000):
+        bed.plant.begin_input(bed.now_ns)
+        info = MarketInfo(f"M{number}", bed.plant.g, 0, bed.now_ns, "E", "S", 1, 2, "linear_cent")
+        bed.plant.publish_market(info.ticker, info=info)
+    bed.flush()
+    for step in range(50):
+        bed.now_ns += 20 * MS
+        bed.plant.begin_input(bed.now_ns)
+        bed.plant.set_upstream(connections_missing=bool(step % 2), discovered=True)
+        bed.flush()  # the strict subscriber checks `g`
+    told = [m for m in bed.subscriber.messages if isinstance(m, MarketInfo)]
+    assert len(told) == 8_000
+    assert {m.ts_recv_ns for m in told} == {T0}, "when it was read stays as it was"
 
 
 # --- anything -------------------------------------------------------------------------------------

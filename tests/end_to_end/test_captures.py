@@ -113,6 +113,8 @@ def chain_of(
             chosen: Settings = {
                 "exchange": {"use_yes_price": case.yes_price},
                 "markets": {"all_open": True},
+                # Every frame and message is accounted for: none but those of the recording.
+                "verify": {"interval_ms": 0, "upstream_interval_ms": 0},
             }
             subscriber.require_alive()
             plant = Plant(folder, network, merged(simulation.settings, chosen))

@@ -149,6 +149,8 @@ def settings_of(exchange: ScriptedExchange, folder: Path) -> Settings:
     return {
         "exchange": exchange.settings["exchange"] | key,
         "markets": {"all_open": True, "include_combos": True},
+        # Every message is accounted for: none but those of the script.
+        "verify": {"interval_ms": 0, "upstream_interval_ms": 0},
     }
 
 
