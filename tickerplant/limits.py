@@ -181,6 +181,46 @@ REORDER_WAIT_NS = 1_000_000
 """How long a hole waits for reordering or line B before it is a gap."""
 REORDER_DATAGRAMS_MAX = 4_096
 """Datagrams held behind a hole per stream; at the bound the hole is declared a gap at once."""
+GAP_FILL_AT_NS = (0, 5_000_000, 20_000_000, 80_000_000)
+"""When, after the wait, recovery is asked over UDP for what a hole lacks; then it is asked over TCP."""
+GAP_FILL_LAST_WAIT_NS = 20_000_000
+"""How long the last of these requests is waited for."""
+GAP_FILL_JITTER_PERCENT = 20
+"""Up to so much is added to the time between two requests, so that subscribers do not ask in step."""
+GAP_FILL_IN_FLIGHT = 32
+"""Requests over UDP without reply; further holes wait, and are asked for over TCP if that lasts."""
+GAP_FILL_MESSAGES_MAX = 4_096
+"""Missing messages of one stream up to which recovery is asked over UDP; more are asked for over TCP."""
+GAP_FILL_HOLES_MAX = 64
+"""The same for the number of holes."""
+RECOVERY_ADDRESSES_MAX = 8
+"""Recovery addresses of one subscriber; more are a configuration error."""
+RECOVERY_ANSWER_NS = 1_000_000_000
+"""Without connection or hello for so long another address is tried."""
+RECOVERY_SILENCE_NS = 3_500_000_000
+"""A connection on which nothing came for so long is closed, and what was missing asked for anew."""
+RECOVERY_BACKOFF_BASE_NS = 20_000_000
+RECOVERY_BACKOFF_CAP_NS = 1_000_000_000
+"""Wait before the next attempt after all addresses failed; it doubles up to the cap."""
+REPAIR_GIVE_UP_NS = 5_000_000_000
+"""A hole in which recovery filled nothing for so long is a gap."""
+JOIN_WAIT_NS = 2_000_000_000
+"""How long a late joiner waits for recovery to answer at all; then it goes on without, and keeps trying."""
+RESUME_PATIENCE_NS = 10_000_000_000
+"""The same for one that goes on from a position."""
+SNAPSHOT_MESSAGES_MAX = 16_000_000
+"""Messages of one snapshot; a larger one is given up."""
+STREAM_BEHIND_NS = 100_000_000
+"""A stream whose delivery has waited for so long is behind: what is kept from it is STALE until it has caught up."""
+SESSION_CONFIRM_NS = 2_000_000_000
+"""A higher session that recovery has not named for so long is refused, or taken if recovery is out of reach and the
+session before is silent."""
+SESSION_SILENT_NS = 1_500_000_000
+"""Neither data nor heartbeat on any stream for so long: a session that recovery cannot be asked about is over."""
+SESSION_FINISH_NS = 1_000_000_000
+"""What an old session lacks is waited for as long as recovery makes progress, and so long without; then it is a gap."""
+SESSION_CANDIDATES_MAX = 4
+"""Higher sessions of one plant that wait for confirmation; datagrams of further ones are refused, counted."""
 STREAM_DEAD_NS = 3_000_000_000
 """Neither data nor heartbeat for so long: the stream is dead, its books are STALE."""
 SUBSCRIBER_QUEUE_MESSAGES = 65_536
@@ -448,6 +488,11 @@ DEMO_FAULTS_SHOWN = 5
 assert HEADER_BYTES + BODY_MAX_BYTES + TRAILER_BYTES == DATAGRAM_MAX_BYTES
 assert SOCKET_SILENCE_NS > 2 * PING_INTERVAL_NS
 assert STREAM_DEAD_NS > 2 * HEARTBEAT_INTERVAL_NS
+assert HEARTBEAT_INTERVAL_NS < SESSION_SILENT_NS < SESSION_CONFIRM_NS
+assert RECOVERY_ANSWER_NS < JOIN_WAIT_NS < REPAIR_GIVE_UP_NS
+assert SESSION_FINISH_NS < REPAIR_GIVE_UP_NS < RESUME_PATIENCE_NS
+assert list(GAP_FILL_AT_NS) == sorted(GAP_FILL_AT_NS)
+assert GAP_FILL_AT_NS[-1] + GAP_FILL_LAST_WAIT_NS >= STREAM_BEHIND_NS
 assert list(HEARTBEAT_AFTER_DATA_NS) == sorted(HEARTBEAT_AFTER_DATA_NS)
 assert HEARTBEAT_AFTER_DATA_NS[-1] < HEARTBEAT_INTERVAL_NS
 assert RECONNECT_BASE_NS < RECONNECT_CAP_NS

@@ -41,16 +41,20 @@ from tickerplant_subscriber.events import (
     Live,
     SessionChanged,
     SessionEnded,
+    SnapshotApplied,
     Stale,
     StreamAlive,
+    StreamBehind,
+    StreamCaughtUp,
     StreamDead,
 )
 from tickerplant_subscriber.log_source import TimedDatagram, read_log
 from tickerplant_subscriber.mirror import BookView
+from tickerplant_subscriber.position import Position
 from tickerplant_subscriber.replay import replay, replay_async
 from tickerplant_subscriber.runner import run, run_async
 from tickerplant_subscriber.stats import LineStats, StreamStats, SubscriberStats
-from tickerplant_subscriber.strategy import Strategy
+from tickerplant_subscriber.strategy import Strategy, StreamChange
 from tickerplant_subscriber.subscriber import Subscriber
 
 __all__ = [
@@ -80,15 +84,20 @@ __all__ = [
     "MarketPhase",
     "MarketState",
     "NetworkSetupError",
+    "Position",
     "SessionChanged",
     "SessionEnded",
     "SessionStart",
     "Side",
+    "SnapshotApplied",
     "Stale",
     "StaleReason",
     "Strategy",
     "Stream",
     "StreamAlive",
+    "StreamBehind",
+    "StreamCaughtUp",
+    "StreamChange",
     "StreamDead",
     "StreamStats",
     "Subscriber",

@@ -1,17 +1,15 @@
 """Datagrams of two lines in, each message once and in order out (pure: no I/O, the clock is an argument).
 
 Per (publisher, partition, stream) the first copy of a datagram wins; the other line's copy is dropped and counted. A
-hole waits `REORDER_WAIT_NS` for reordering or the other line and is then told as one `Gap`; heartbeats reveal what was
-lost at the tail. Every sequence of every session that was heard is either delivered once or covered by one gap.
-
-A higher session is taken over stream by stream, at the first datagram of it on that stream; what the old one still
-lacked becomes a gap. `SessionStart` says where the previous session ended and so uncovers what was lost at its end.
+hole waits `REORDER_WAIT_NS` for reordering or the other line. Then recovery is asked for it, if there is one
+(`repair`), and what recovery sends again comes in as line R; what cannot be had is told as one `Gap`. Heartbeats reveal
+what was lost at the tail. Every sequence of every session that was heard is either delivered once or covered by one
+gap.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
 
-from tickerplant.core.messages import GapCause, SessionStart, Stream
+from tickerplant.core.messages import GapCause, Stream
 from tickerplant.core.wire import (
     Header,
     HeartbeatBody,
@@ -22,59 +20,36 @@ from tickerplant.core.wire import (
 )
 from tickerplant.errors import WireError
 from tickerplant.limits import (
-    PLANTS_MAX,
-    REFUSED_EVENT_INTERVAL_NS,
     REORDER_DATAGRAMS_MAX,
     REORDER_WAIT_NS,
-    SESSION_AHEAD_MAX_NS,
+    SESSION_CONFIRM_NS,
+    SESSION_SILENT_NS,
+    STREAM_BEHIND_NS,
     STREAM_DEAD_NS,
 )
-from tickerplant_subscriber.admission import Admission
-from tickerplant_subscriber.events import (
-    UNKNOWN_SEQ,
-    DatagramsRefused,
-    Event,
-    Gap,
-    SessionChanged,
-    SessionEnded,
-    StreamAlive,
-    StreamDead,
+from tickerplant_subscriber.admission import Admission, News
+from tickerplant_subscriber.delivery import DeliverMessages, TakeImage
+from tickerplant_subscriber.events import Event, StreamDead
+from tickerplant_subscriber.plant_state import Candidate, PlantState
+from tickerplant_subscriber.position import Position, position_of
+from tickerplant_subscriber.repair_intake import RepairIntake
+from tickerplant_subscriber.stream_state import (
+    NEVER_NS,
+    Hole,
+    LineState,
+    Messages,
+    Stage,
+    StreamState,
 )
-from tickerplant_subscriber.stream_state import ClosedSession, LineState, Messages, StreamState
-
-PlantKey = tuple[int, int]
-"""(publisher, partition)"""
-
-DeliverMessages = Callable[[StreamState, int, Messages, int], None]
-"""(stream, sequence of the first message, messages, ts_send_ns)"""
 
 
-@dataclass(slots=True)
-class PlantState:
-    """One plant. `start` is the `SessionStart` of its session; `start_lost` if it will not come."""
-
-    publisher: int
-    partition: int
-    session: int
-    start: SessionStart | None = None
-    start_lost: bool = False
-    streams: dict[int, StreamState] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Refusals:
-    """Count of refused datagrams of one kind on one line, and when it was last told."""
-
-    count: int = 0
-    told_ns: int | None = None
-
-
-class Arbiter:
+class Arbiter(RepairIntake):
     """The receiving side of KTP/1 for the joined `streams` on `line_count` lines.
 
-    What `admission` refuses changes nothing. `deliver` gets each run of messages in order, `tell` each event; both
-    are called from `receive` and `handle_timer`, after the state was brought up to date, and an exception of theirs
-    passes through. `started_ns` is when the groups were joined: a session older than that was joined late.
+    What `admission` refuses changes nothing. `deliver` gets each run of messages in order, `tell` each event,
+    `take_image` the messages of a snapshot; all are called from `receive`, `receive_again` and `handle_timer`, after
+    the state was brought up to date, and an exception of theirs passes through. `started_ns` is when the groups were
+    joined: a session older than that was joined late.
     """
 
     def __init__(
@@ -86,21 +61,13 @@ class Arbiter:
         started_ns: int,
         line_count: int = 2,
         admission: Admission | None = None,
+        take_image: TakeImage | None = None,
     ) -> None:
-        self.admission = Admission() if admission is None else admission
-        self.clock_step_ns = 0
-        """How far the wall clock was set ahead of `now_ns` since the start; counts in the check of sessions."""
-        self.refusals: dict[tuple[int, str], Refusals] = {}
-        self.lower_session_datagrams = 0
-        self.plants: dict[PlantKey, PlantState] = {}
-        self._streams = tuple(sorted(Stream(stream) for stream in streams))
-        self._deliver_messages = deliver
-        self._tell = tell
-        self._started_ns = started_ns
-        self._line_count = line_count
-        self._states: dict[int, StreamState] = {}
-        self._kernel_drops: dict[int, int] = {}
-        self._kernel_drops_told: dict[int, int] = {}
+        super().__init__(
+            streams, deliver, tell, take_image, started_ns=started_ns, line_count=line_count
+        )
+        if admission is not None:
+            self.admission = admission
 
     # --- datagrams --------------------------------------------------------------------------------
 
@@ -110,29 +77,20 @@ class Arbiter:
         if header is None:
             return
         key = header.publisher << 24 | header.partition << 8 | header.stream
-        state = self._states.get(key)
+        state = self._fast.get(key)
         if state is None or header.session != state.session:
-            state = self._admit(line, header, now_ns)
-            if state is None:
-                return
+            self._receive_special(line, key, header, datagram, now_ns)
+            return
         line_state = state.lines[line]
-        hole_cause = GapCause.NETWORK
         news = self.admission.news(key, line, header)
         if news.on_stream:
-            if state.dead or state.ended:
-                hole_cause = self._revive(state, header)
             state.last_heard_ns = now_ns
-            if header.kind:
-                state.flags = header.flags
         if news.on_line:
             line_state.last_heard_ns = now_ns
-        seq = header.seq
-        if not state.join_seq:
-            state.join_seq = seq
         if header.kind:
-            if not news.is_old:
-                self._receive_heartbeat(state, line, header, datagram, now_ns, hole_cause)
+            self._receive_heartbeat(state, line, header, datagram, now_ns, news)
             return
+        seq = header.seq
         line_state.datagrams += 1
         line_state.messages += header.message_count
         end = seq + header.message_count
@@ -149,6 +107,42 @@ class Arbiter:
             line_state.wins += 1
             state.expected = state.known = end
             self._deliver(state, seq, messages, header.ts_send_ns)
+            return
+        self._receive_out_of_order(state, line_state, header, messages, now_ns, GapCause.NETWORK)
+
+    def _receive_special(
+        self, line: int, key: int, header: Header, datagram: bytes, now_ns: int
+    ) -> None:
+        """As `receive` for a stream that is dead, ended, held, not heard yet, or between two sessions."""
+        self._now_ns = now_ns
+        state = self._admit(line, header, now_ns)
+        if state is None:
+            return
+        line_state = state.lines[line]
+        news = self.admission.news(key, line, header)
+        hole_cause = GapCause.NETWORK
+        if news.on_stream:
+            if state.dead or state.ended:
+                hole_cause = self._revive(state, header)
+            state.heard = True
+            state.last_heard_ns = now_ns
+        if news.on_line:
+            line_state.last_heard_ns = now_ns
+        if not state.join_seq:
+            state.join_seq = header.seq
+        if header.kind:
+            self._receive_heartbeat(state, line, header, datagram, now_ns, news, hole_cause)
+            return
+        line_state.datagrams += 1
+        line_state.messages += header.message_count
+        if header.seq + header.message_count <= state.expected:
+            line_state.duplicates += 1
+            self._go_on(state)
+            return
+        try:
+            messages = decode_body(datagram, header)
+        except WireError as error:
+            self._refuse(line, type(error).__name__, str(error), now_ns)
             return
         self._receive_out_of_order(state, line_state, header, messages, now_ns, hole_cause)
 
@@ -174,13 +168,25 @@ class Arbiter:
         now_ns: int,
         hole_cause: GapCause,
     ) -> None:
+        self._now_ns = now_ns
+        if (
+            len(state.buffered) >= REORDER_DATAGRAMS_MAX
+            and header.seq > state.expected
+            and self._is_repaired()
+        ):
+            # No room: it will be asked for when its turn comes.
+            next_seq = header.seq + header.message_count
+            state.announce(next_seq, now_ns, REORDER_WAIT_NS, hole_cause)
+            return
+        in_order = header.seq == state.known
         state.reveal(header.seq, now_ns, REORDER_WAIT_NS, hole_cause)
         if not state.hold(header.seq, messages, header.ts_send_ns):
             line_state.duplicates += 1
             return
         line_state.wins += 1
-        state.reordered += 1
-        self._deliver_buffered(state)
+        if not in_order:
+            state.reordered += 1
+        self._go_on(state)
         self._keep_bounds(state)
 
     def _receive_heartbeat(
@@ -190,8 +196,14 @@ class Arbiter:
         header: Header,
         datagram: bytes,
         now_ns: int,
-        hole_cause: GapCause,
+        news: News,
+        hole_cause: GapCause = GapCause.NETWORK,
     ) -> None:
+        self._now_ns = now_ns
+        if news.on_stream:
+            state.flags = header.flags
+        if news.is_old:
+            return
         try:
             body = decode_heartbeat(datagram, header)
         except WireError as error:
@@ -202,8 +214,8 @@ class Arbiter:
         state.reveal(header.seq, now_ns, REORDER_WAIT_NS, hole_cause)
         if header.kind == Kind.END_OF_SESSION and header.seq == state.known:
             state.end_seq = header.seq
+        self._go_on(state)
         self._keep_bounds(state)
-        self._end_if_complete(state)
 
     def _count_line_loss(
         self, state: StreamState, line: int, body: HeartbeatBody, now_ns: int
@@ -221,250 +233,130 @@ class Arbiter:
         self._tell_alive(state, contiguous=not state.holes and header.seq <= state.known)
         return GapCause.STREAM_DEAD
 
-    def _tell_alive(self, state: StreamState, *, contiguous: bool) -> None:
-        state.dead = False
-        self._tell(
-            StreamAlive(
-                state.stream,
-                state.session,
-                contiguous,
-                publisher=state.publisher,
-                partition=state.partition,
-            )
-        )
-
-    # --- delivery ---------------------------------------------------------------------------------
-
-    def _deliver(
-        self, state: StreamState, first_seq: int, messages: Messages, ts_send_ns: int
-    ) -> None:
-        state.messages += len(messages)
-        if state.stream is Stream.STATUS:
-            self._look_for_session_start(state, messages)
-        self._deliver_messages(state, first_seq, messages, ts_send_ns)
-
-    def _deliver_buffered(self, state: StreamState) -> None:
-        while (taken := state.take()) is not None:
-            first_seq, held = taken
-            self._deliver(state, first_seq, held.messages, held.ts_send_ns)
+    def _is_repaired(self) -> bool:
+        """Whether a hole is anything but a gap after the wait."""
+        return self.repair is not None and self.repair.reachable is not False
 
     def _keep_bounds(self, state: StreamState) -> None:
         """Nothing waits beyond the bound: the oldest hole is given up at once."""
+        if self._is_repaired():
+            return
         while (
             len(state.buffered) > REORDER_DATAGRAMS_MAX or len(state.holes) > REORDER_DATAGRAMS_MAX
-        ):
-            self._give_up_first_hole(state)
-
-    def _give_up_first_hole(self, state: StreamState) -> None:
-        hole = state.give_up_first_hole()
-        cause = hole.cause
-        drops = self._kernel_drops.get(state.stream, 0)
-        if cause is GapCause.NETWORK and drops > self._kernel_drops_told.get(state.stream, 0):
-            self._kernel_drops_told[state.stream] = drops
-            cause = GapCause.KERNEL_DROP
-        self._tell_gap(state, state.session, hole.from_seq, hole.to_seq, cause)
-        if state.stream is Stream.STATUS and hole.from_seq == 1:
-            self._settle_without_start(self.plants[state.publisher, state.partition])
-        self._deliver_buffered(state)
-        self._end_if_complete(state)
-
-    def _tell_gap(
-        self, state: StreamState, session: int, from_seq: int, to_seq: int, cause: GapCause
-    ) -> None:
-        self._tell(
-            Gap(
-                state.stream,
-                session,
-                from_seq,
-                to_seq,
-                cause,
-                publisher=state.publisher,
-                partition=state.partition,
-            )
-        )
-
-    def _end_if_complete(self, state: StreamState) -> None:
-        if state.end_seq and not state.ended and state.expected == state.end_seq:
-            state.ended = True
-            self._tell(
-                SessionEnded(
-                    state.stream,
-                    state.session,
-                    publisher=state.publisher,
-                    partition=state.partition,
-                )
-            )
-
-    # --- sessions ---------------------------------------------------------------------------------
-
-    def _admit(self, line: int, header: Header, now_ns: int) -> StreamState | None:
-        """The stream of a datagram that is not of its current session; None if the datagram is refused."""
-        if header.stream not in self._streams:
-            self._refuse(line, "unexpected_stream", f"stream {header.stream}", now_ns)
-            return None
-        plant = self.plants.get((header.publisher, header.partition))
-        if plant is not None and header.session < plant.session:
-            self.lower_session_datagrams += 1
-            return None
-        if plant is None or header.session > plant.session:
-            plant = self._change_session(line, plant, header, now_ns)
-            if plant is None:
-                return None
-        state = plant.streams[header.stream]
-        if state.session != plant.session:
-            self._move_stream(plant, state)
-        return state
-
-    def _change_session(
-        self, line: int, plant: PlantState | None, header: Header, now_ns: int
-    ) -> PlantState | None:
-        ahead_ns = header.session - now_ns - self.clock_step_ns
-        if ahead_ns > SESSION_AHEAD_MAX_NS:
-            detail = f"session {header.session} is {ahead_ns // 1_000_000_000} s ahead of the clock"
-            self._refuse(line, "session_ahead", detail, now_ns)
-            return None
-        previous_session = 0
-        if plant is None:
-            if len(self.plants) >= PLANTS_MAX:
-                self._refuse(line, "too_many_plants", f"publisher {header.publisher}", now_ns)
-                return None
-            plant = self._open_plant(header, now_ns)
-        else:
-            previous_session = plant.session
-            plant.session = header.session
-            plant.start = None
-            plant.start_lost = Stream.STATUS not in self._streams
-        self._tell(
-            SessionChanged(
-                plant.session,
-                previous_session,
-                publisher=plant.publisher,
-                partition=plant.partition,
-            )
-        )
-        return plant
-
-    def _open_plant(self, header: Header, now_ns: int) -> PlantState:
-        """A plant heard for the first time: from now on each of its joined streams must be heard."""
-        late = header.session <= self._started_ns
-        join_cause = GapCause.LATE_JOIN if late else GapCause.NETWORK
-        plant = PlantState(header.publisher, header.partition, header.session)
-        self.plants[header.publisher, header.partition] = plant
-        for stream in self._streams:
-            lines = [
-                LineState(sent_before=None if late else 0, last_heard_ns=now_ns)
-                for _ in range(self._line_count)
-            ]
-            state = StreamState(
-                header.publisher,
-                header.partition,
-                stream,
-                header.session,
-                join_cause,
-                lines,
-                last_heard_ns=now_ns,
-                join_seq=0 if late else 1,
-            )
-            plant.streams[stream] = state
-            self._states[header.publisher << 24 | header.partition << 8 | stream] = state
-        return plant
-
-    def _move_stream(self, plant: PlantState, state: StreamState) -> None:
-        """The first datagram of the plant's session on this stream: what the old one lacks is lost."""
-        while state.holes:
-            self._give_up_first_hole(state)
-        if state.closed is not None:
-            self._tell_unknown_end(state, state.closed)
-        state.begin_session(plant.session)
-        if state.dead:
-            self._tell_alive(state, contiguous=False)
-        if plant.start is not None or plant.start_lost:
-            self._settle(plant, state)
-
-    def _look_for_session_start(self, state: StreamState, messages: Messages) -> None:
-        for message in messages:
-            if type(message) is SessionStart:
-                plant = self.plants[state.publisher, state.partition]
-                if state.session == plant.session:
-                    plant.start = message
-                    self._settle_all(plant)
-
-    def _settle_without_start(self, plant: PlantState) -> None:
-        """`SessionStart` was lost: how the previous session ended stays unknown."""
-        if plant.start is None and not plant.start_lost:
-            plant.start_lost = True
-            self._settle_all(plant)
-
-    def _settle_all(self, plant: PlantState) -> None:
-        for state in plant.streams.values():
-            if state.session == plant.session:
-                self._settle(plant, state)
-
-    def _settle(self, plant: PlantState, state: StreamState) -> None:
-        """Tells what of previous sessions was never heard on this stream, as far as the plant knows."""
-        closed = state.closed
-        state.closed = None
-        if closed is None:
-            return
-        previous = plant.start.previous_session if plant.start is not None else 0
-        final_seqs = dict(plant.start.final_seqs) if plant.start is not None else {}
-        final_seq = final_seqs.get(state.stream)
-        if previous == closed.session and final_seq is not None:
-            if final_seq > closed.next_seq:
-                self._tell_gap(
-                    state, closed.session, closed.next_seq, final_seq - 1, GapCause.NETWORK
-                )
-            return
-        self._tell_unknown_end(state, closed)
-        if previous > closed.session:
-            last_seq = UNKNOWN_SEQ if final_seq is None else final_seq - 1
-            if last_seq > 0:
-                self._tell_gap(state, previous, 1, last_seq, GapCause.NETWORK)
-
-    def _tell_unknown_end(self, state: StreamState, closed: ClosedSession) -> None:
-        if not closed.ended:
-            self._tell_gap(state, closed.session, closed.next_seq, UNKNOWN_SEQ, GapCause.UNKNOWN)
+        ) and not state.held:
+            state.holes[0].stage = Stage.LOST
+            self._go_on(state)
 
     # --- timers -----------------------------------------------------------------------------------
 
     def next_deadline_ns(self) -> int | None:
         """When `handle_timer` wants to be called next; None while no plant was heard or all streams are quiet."""
-        deadline_ns: int | None = None
-        for state in self._states.values():
-            if state.holes:
-                due_ns = state.holes[0].deadline_ns
-            elif state.dead or state.ended:
-                continue
-            else:
-                due_ns = state.last_heard_ns + STREAM_DEAD_NS
-            if deadline_ns is None or due_ns < deadline_ns:
-                deadline_ns = due_ns
-        return deadline_ns
+        deadline_ns = NEVER_NS
+        for plant in self.plants.values():
+            for state in plant.streams.values():
+                if state.holes or state.held:
+                    due_ns = _waiting_deadline_ns(state)
+                elif state.dead or state.ended or state.session < plant.session:
+                    continue
+                else:
+                    due_ns = state.last_heard_ns + STREAM_DEAD_NS
+                deadline_ns = min(deadline_ns, due_ns)
+            if plant.unplanned or plant.candidates:
+                deadline_ns = min(deadline_ns, self._plant_deadline_ns(plant))
+        if self.repair is not None:
+            repair_ns = self.repair.next_deadline_ns()
+            if repair_ns is not None and repair_ns < deadline_ns:
+                deadline_ns = repair_ns
+        return None if deadline_ns == NEVER_NS else deadline_ns
+
+    def _plant_deadline_ns(self, plant: PlantState) -> int:
+        deadlines = [self._candidate_deadline_ns(plant, each) for each in plant.candidates.values()]
+        if plant.unplanned:
+            deadlines.append(plant.changed_ns + plant.patience_ns)
+        return min(deadlines)
 
     def hole_due(self, now_ns: int) -> bool:
-        """Whether `handle_timer(now_ns)` would give up a hole."""
+        """Whether `handle_timer(now_ns)` would decide what is done about a hole."""
         return any(
-            state.holes and state.holes[0].deadline_ns <= now_ns for state in self._states.values()
+            hole.deadline_ns <= now_ns and hole.stage is Stage.WAITING
+            for state in self.states()
+            for hole in state.holes
         )
 
     def handle_timer(self, now_ns: int) -> None:
-        """Gives up the holes whose time is over and declares streams dead."""
-        for state in tuple(self._states.values()):
-            while state.holes and state.holes[0].deadline_ns <= now_ns:
-                self._give_up_first_hole(state)
-            quiet = state.dead or state.ended
-            if not quiet and state.last_heard_ns + STREAM_DEAD_NS <= now_ns:
-                self._declare_dead(state)
+        """Does what is due about holes, declares streams dead, and judges sessions that nobody has confirmed."""
+        self._now_ns = now_ns
+        for plant in tuple(self.plants.values()):
+            for state in tuple(plant.streams.values()):
+                self._check_holes(state, now_ns)
+                if (state.holes or state.held) and now_ns >= _behind_from_ns(state):
+                    self._fall_behind(state)
+                quiet = state.dead or state.ended or state.session < plant.session
+                if not quiet and state.last_heard_ns + STREAM_DEAD_NS <= now_ns:
+                    self._declare_dead(state)
+            if plant.unplanned and now_ns >= plant.changed_ns + plant.patience_ns:
+                self._stop_waiting(plant)
+            if plant.candidates:
+                self._judge_candidates(plant, now_ns)
+        if self.repair is not None:
+            self.repair.handle_timer(now_ns)
+
+    def _check_holes(self, state: StreamState, now_ns: int) -> None:
+        due = [hole for hole in state.holes if hole.deadline_ns <= now_ns]
+        for hole in due:
+            if hole.stage is Stage.WAITING:
+                self._name_kernel_drop(state, hole)
+            if self.repair is None or not self.repair.take_hole(state, hole, now_ns):
+                hole.stage = Stage.LOST
+                hole.deadline_ns = NEVER_NS
+        if due:
+            self._go_on(state)
+
+    def _name_kernel_drop(self, state: StreamState, hole: Hole) -> None:
+        drops = self._kernel_drops.get(state.stream, 0)
+        if hole.cause is GapCause.NETWORK and drops > self._kernel_drops_told.get(state.stream, 0):
+            self._kernel_drops_told[state.stream] = drops
+            hole.cause = GapCause.KERNEL_DROP
 
     def _declare_dead(self, state: StreamState) -> None:
         state.dead = True
+        self._refresh(state)
         self._tell(
             StreamDead(
                 state.stream, state.session, publisher=state.publisher, partition=state.partition
             )
         )
         if state.stream is Stream.STATUS:
-            self._settle_without_start(self.plants[state.publisher, state.partition])
+            self._start_lost(state)
+
+    def _stop_waiting(self, plant: PlantState) -> None:
+        """Recovery did not say in time how old sessions ended."""
+        plant.unplanned = plant.resuming = False
+        for state in tuple(plant.streams.values()):
+            if state.session < plant.session and not state.final_seq:
+                self._abandon_session(plant, state)
+            state.held = False
+            self._go_on(state)
+
+    def _candidate_deadline_ns(self, plant: PlantState, candidate: Candidate) -> int:
+        due_ns = candidate.first_ns + SESSION_CONFIRM_NS
+        if self._is_repaired():
+            return due_ns
+        return min(due_ns, max(candidate.first_ns, _silent_from_ns(plant)))
+
+    def _judge_candidates(self, plant: PlantState, now_ns: int) -> None:
+        """Without an answer of recovery a higher session counts only once the one before has gone silent."""
+        for candidate in sorted(plant.candidates.values(), key=lambda each: each.first_ns):
+            if now_ns < self._candidate_deadline_ns(plant, candidate):
+                continue
+            if plant.hello_ns <= candidate.first_ns and now_ns >= _silent_from_ns(plant):
+                self._change_session(plant, candidate.session, now_ns)
+                return
+            del plant.candidates[candidate.session]
+            detail = f"session {candidate.session} is not the plant's, by what recovery says"
+            self._refuse(candidate.line, "session_unconfirmed", detail, now_ns)
+        if not plant.session and not plant.candidates:
+            del self.plants[plant.publisher, plant.partition]
 
     # --- counts -----------------------------------------------------------------------------------
 
@@ -478,11 +370,48 @@ class Arbiter:
 
     def states(self) -> Iterator[StreamState]:
         """Every stream of every plant heard."""
-        yield from self._states.values()
+        for plant in self.plants.values():
+            yield from plant.streams.values()
 
-    def _refuse(self, line: int, error: str, detail: str, now_ns: int) -> None:
-        refusals = self.refusals.setdefault((line, error), Refusals())
-        refusals.count += 1
-        if refusals.told_ns is None or now_ns - refusals.told_ns >= REFUSED_EVENT_INTERVAL_NS:
-            refusals.told_ns = now_ns
-            self._tell(DatagramsRefused(line, error, refusals.count, detail))
+    def positions(self) -> tuple[Position, ...]:
+        """Where delivery stands, for each plant with a session that counts."""
+        found = []
+        for plant in self.plants.values():
+            places = {
+                int(stream): (state.session, state.expected)
+                for stream, state in plant.streams.items()
+            }
+            position = position_of(plant.publisher, plant.partition, places)
+            if position is not None:
+                found.append(position)
+        return tuple(found)
+
+
+def _waiting_deadline_ns(state: StreamState) -> int:
+    """Of a stream with holes or one that is held back."""
+    deadline_ns = min((hole.deadline_ns for hole in state.holes), default=NEVER_NS)
+    if not state.behind:
+        deadline_ns = min(deadline_ns, _behind_from_ns(state))
+    if not (state.dead or state.ended):
+        deadline_ns = min(deadline_ns, state.last_heard_ns + STREAM_DEAD_NS)
+    return deadline_ns
+
+
+def _behind_from_ns(state: StreamState) -> int:
+    """When a stream with holes or one that is held back counts as behind."""
+    since_ns = state.holes[0].seen_ns if state.holes else NEVER_NS
+    if state.held:
+        since_ns = min(since_ns, state.held_ns)
+    return since_ns + STREAM_BEHIND_NS
+
+
+def _silent_from_ns(plant: PlantState) -> int:
+    """From when on the plant's session counts as over because nothing more comes of it."""
+    return max(
+        (
+            state.last_heard_ns + SESSION_SILENT_NS
+            for state in plant.streams.values()
+            if not state.ended
+        ),
+        default=0,
+    )

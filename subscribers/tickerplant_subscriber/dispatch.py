@@ -19,8 +19,11 @@ from tickerplant_subscriber.events import (
     Live,
     SessionChanged,
     SessionEnded,
+    SnapshotApplied,
     Stale,
     StreamAlive,
+    StreamBehind,
+    StreamCaughtUp,
     StreamDead,
 )
 from tickerplant_subscriber.mirror import Mirror, OnOther, OnUpdate
@@ -49,6 +52,13 @@ class Tables:
             self.mirror = Mirror(wanted, tell, on_update, on_other)
         if Stream.BBO in streams:
             self.quotes = Quotes(wanted, tell, on_bbo)
+
+    def take_image(self, state: StreamState, messages: Messages) -> None:
+        """Takes the messages of a snapshot; quotes are absolute, so those simply come in."""
+        if state.stream is Stream.DELTA and self.mirror is not None:
+            self.mirror.take_image(state, messages)
+        elif state.stream is Stream.BBO and self.quotes is not None:
+            self.quotes.receive(state, messages)
 
     def take_event(self, event: Event) -> None:
         """Changes every state first, then tells the event and what follows from it."""
@@ -150,6 +160,13 @@ class StrategyDispatch:
         self._strategy.ts_send_ns = ts_send_ns
         self._routes[state.stream](state, messages)
 
+    def take_image(self, state: StreamState, messages: Messages) -> None:
+        """Takes the messages of a snapshot: what of them is state goes to its callback, books are replaced."""
+        if state.stream in (Stream.DELTA, Stream.BBO):
+            self.tables.take_image(state, messages)
+        else:
+            self._routes[state.stream](state, messages)
+
     def _route_trades(self, _state: StreamState, messages: Messages) -> None:
         on_trade, wanted = self._on_trade, self._wanted
         for message in messages:
@@ -204,6 +221,13 @@ class StrategyDispatch:
                 # Told per stream; status is always joined and stands for the session.
                 if self._on_session is not None and event.stream == Stream.STATUS:
                     self._on_session(event)
-            case StreamDead() | StreamAlive() | DatagramsRefused():
+            case (
+                StreamDead()
+                | StreamAlive()
+                | StreamBehind()
+                | StreamCaughtUp()
+                | SnapshotApplied()
+                | DatagramsRefused()
+            ):
                 if self._on_feed is not None:
                     self._on_feed(event)

@@ -12,7 +12,10 @@ from tickerplant_subscriber.events import (
     Line,
     SessionChanged,
     SessionEnded,
+    SnapshotApplied,
     StreamAlive,
+    StreamBehind,
+    StreamCaughtUp,
     StreamDead,
 )
 
@@ -26,7 +29,8 @@ def describe(event: Event) -> str:
             count = event.message_count
             what = "an unknown number of" if count is None else str(count)
             name = enum_name(GapCause, event.cause)
-            return f"gap: {what} messages lost on {stream_name(event.stream)}, cause {name}"
+            healed = ", made up for by a snapshot" if event.healed else ""
+            return f"gap: {what} messages lost on {stream_name(event.stream)}, cause {name}{healed}"
         case SessionChanged():
             return f"session {event.session} follows {event.previous_session or 'none'}"
         case SessionEnded():
@@ -36,6 +40,15 @@ def describe(event: Event) -> str:
         case StreamAlive():
             missed = "nothing was missed" if event.contiguous else "messages were missed"
             return f"stream {stream_name(event.stream)} is alive again, {missed}"
+        case StreamBehind():
+            return f"stream {stream_name(event.stream)} is behind: what it lacks is being fetched"
+        case StreamCaughtUp():
+            return f"stream {stream_name(event.stream)} has caught up"
+        case SnapshotApplied():
+            return (
+                f"snapshot of {stream_name(event.stream)} before sequence {event.next_seq}: "
+                f"{event.message_count} messages"
+            )
         case DatagramsRefused():
             return (
                 f"{event.count} datagrams refused on line {Line(event.line).name}: "
@@ -67,10 +80,12 @@ class EventLog:
 
     def take(self, event: Event) -> None:
         """Logs an event, or counts it if one of its kind was logged less than a second ago."""
-        if isinstance(event, SessionChanged | SessionEnded | StreamAlive):
+        if isinstance(
+            event, SessionChanged | SessionEnded | StreamAlive | StreamCaughtUp | SnapshotApplied
+        ):
             logger.info("%s", describe(event))
             return
-        if not isinstance(event, Gap | StreamDead | DatagramsRefused):
+        if not isinstance(event, Gap | StreamDead | StreamBehind | DatagramsRefused):
             return
         kind = (type(event), getattr(event, "stream", 0))
         now_ns = self._now_ns()

@@ -13,10 +13,11 @@ UNKNOWN_SEQ = 0xFFFF_FFFF_FFFF_FFFF
 
 
 class Line(IntEnum):
-    """The redundant paths on which the same datagrams arrive."""
+    """The paths on which the same datagrams arrive: two multicast lines, and R, what recovery sends again."""
 
     A = 0
     B = 1
+    R = 2
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="event", tag=True):
@@ -27,13 +28,17 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="even
 
 
 class Gap(Event, frozen=True, gc=False):
-    """The messages `from_seq`..`to_seq` (both included) of a stream were lost; `cause` is a `GapCause`."""
+    """The messages `from_seq`..`to_seq` (both included) of a stream were lost; `cause` is a `GapCause`.
+
+    `healed`: a snapshot that follows makes up for them, so that books and quotes are right again after it.
+    """
 
     stream: int
     session: int
     from_seq: int
     to_seq: int
     cause: int
+    healed: bool = False
 
     @property
     def message_count(self) -> int | None:
@@ -74,6 +79,35 @@ class StreamAlive(Event, frozen=True, gc=False):
     contiguous: bool
 
 
+class StreamBehind(Event, frozen=True, gc=False):
+    """Messages are missing and being fetched, or no live datagram was heard yet: what is kept from this stream is old.
+
+    Until `StreamCaughtUp` its messages are history, handed out in order as they come; nothing of it may be traded on.
+    """
+
+    stream: int
+    session: int
+
+
+class StreamCaughtUp(Event, frozen=True, gc=False):
+    """A stream that was behind is up to date again."""
+
+    stream: int
+    session: int
+
+
+class SnapshotApplied(Event, frozen=True, gc=False):
+    """A snapshot stands for all messages of the stream before `next_seq`.
+
+    The next `message_count` messages of the stream that are handed out are its own, not part of the sequence.
+    """
+
+    stream: int
+    session: int
+    next_seq: int
+    message_count: int
+
+
 class Stale(Event, frozen=True, gc=False):
     """What `stream` (BBO or DELTA) says about `ticker` may be wrong from here on; `reason` is a `StaleReason`."""
 
@@ -104,6 +138,16 @@ class DatagramsRefused(Event, frozen=True, gc=False):
 
 
 AnyEvent = (
-    Gap | SessionChanged | SessionEnded | StreamDead | StreamAlive | Stale | Live | DatagramsRefused
+    Gap
+    | SessionChanged
+    | SessionEnded
+    | StreamDead
+    | StreamAlive
+    | StreamBehind
+    | StreamCaughtUp
+    | SnapshotApplied
+    | Stale
+    | Live
+    | DatagramsRefused
 )
 """Every event that a subscriber can be told."""

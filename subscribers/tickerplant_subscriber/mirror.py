@@ -7,6 +7,8 @@
 Levels of a book that is not LIVE are kept and follow the absolute sizes of `LevelUpdate`; only a checksum of the
 plant (`BookReady`, `BookVerify`) that equals ours makes it LIVE, whatever was lost before. A dead stream that comes
 back without having missed anything makes LIVE again what its silence made STALE.
+
+While the stream is behind, books go on in themselves, with every check and callback, but none of them reads as LIVE.
 """
 
 import struct
@@ -34,6 +36,8 @@ from tickerplant_subscriber.events import (
     SessionEnded,
     Stale,
     StreamAlive,
+    StreamBehind,
+    StreamCaughtUp,
     StreamDead,
 )
 from tickerplant_subscriber.stream_state import Messages, StreamState
@@ -46,10 +50,11 @@ class BookView:
     copy what must stay (`depth`).
     """
 
-    __slots__ = ("_book", "_live", "_next_part", "_reason", "_state", "_ticker")
+    __slots__ = ("_book", "_books", "_live", "_next_part", "_reason", "_state", "_ticker")
 
-    def __init__(self, ticker: str) -> None:
+    def __init__(self, ticker: str, books: "PlantBooks") -> None:
         self._ticker = ticker
+        self._books = books
         self._book = Book()
         self._state = BookState.SYNCING
         self._live = False
@@ -64,17 +69,17 @@ class BookView:
     @property
     def state(self) -> BookState:
         """SYNCING, LIVE or STALE."""
-        return self._state
+        return BookState.STALE if self._live and self._books.behind else self._state
 
     @property
     def live(self) -> bool:
         """Whether the book equals the plant's; only then may it be traded on."""
-        return self._live
+        return self._live and not self._books.behind
 
     @property
     def stale_reason(self) -> StaleReason:
         """Why the book is STALE; of no meaning in another state."""
-        return self._reason
+        return StaleReason.REPAIRING if self._live else self._reason
 
     @property
     def bids(self) -> Mapping[int, int]:
@@ -144,16 +149,17 @@ class BookView:
 
     def __repr__(self) -> str:
         """Ticker, state and best levels."""
-        return f"BookView({self._ticker!r}, {self._state.name}, bbo={self._book.bbo()})"
+        return f"BookView({self._ticker!r}, {self.state.name}, bbo={self._book.bbo()})"
 
 
 class PlantBooks:
     """The books of one plant in its current session; `paused` were LIVE when the stream went silent."""
 
-    __slots__ = ("paused", "session", "views")
+    __slots__ = ("behind", "paused", "session", "views")
 
     def __init__(self, session: int) -> None:
         self.session = session
+        self.behind = False
         self.views: dict[str, BookView] = {}
         self.paused: list[BookView] = []
 
@@ -251,7 +257,7 @@ class Mirror:
             if len(books.views) >= MARKETS_MAX:
                 self.books_refused += 1
                 return None
-        view = books.views[ticker] = BookView(ticker)
+        view = books.views[ticker] = BookView(ticker, books)
         return view
 
     def _apply_update(self, _state: StreamState, view: BookView, message: AnyMessage) -> None:
@@ -264,7 +270,7 @@ class Mirror:
         assert type(message) is BookStale
         self._make_stale(state, view, _known_reason(message.reason))
 
-    def _apply_clear(self, state: StreamState, view: BookView, _message: AnyMessage) -> None:
+    def _apply_clear(self, state: StreamState, view: BookView, _message: AnyMessage | None) -> None:
         """An image may follow; of a LIVE book it is the end, since a new image is announced by `BookStale`."""
         if view._live:
             self._make_stale(state, view, StaleReason.SUBSCRIPTION_ENDED)
@@ -299,18 +305,48 @@ class Mirror:
         complete = view._next_part is None
         view._next_part = None
         if complete and _checksum_of(view) == message.checksum:
-            self._make_live(state.publisher, state.partition, view)
+            self._make_live(state, view)
         elif view._live or type(message) is BookReady:
             self.mismatches += 1
             self._make_stale(state, view, StaleReason.CHECKSUM_MISMATCH)
 
+    # --- snapshots --------------------------------------------------------------------------------
+
+    def take_image(self, state: StreamState, messages: Messages) -> None:
+        """Replaces all books of a plant by those of a snapshot; what is not in it the plant no longer has."""
+        books = self._plants.get((state.publisher, state.partition))
+        if books is None or books.session != state.session:
+            return
+        stage = Mirror(self._wanted, lambda _event: None)
+        staged = stage._plants[state.publisher, state.partition] = PlantBooks(state.session)
+        stage.receive(state, messages)
+        for ticker, fresh in staged.views.items():
+            view = books.views.get(ticker) or self._open_view(books, ticker)
+            if view is not None:
+                self._replace(state, view, fresh)
+        for ticker, view in books.views.items():
+            if ticker not in staged.views:
+                self._apply_clear(state, view, None)
+
+    def _replace(self, state: StreamState, view: BookView, fresh: BookView) -> None:
+        view._book.take(fresh._book)
+        view._next_part = fresh._next_part
+        if fresh._live:
+            self._make_live(state, view)
+        elif fresh._state is BookState.STALE:
+            self._make_stale(state, view, fresh._reason)
+        else:
+            view._state = BookState.SYNCING
+            view._live = False
+
     # --- state ------------------------------------------------------------------------------------
 
-    def _make_live(self, publisher: int, partition: int, view: BookView) -> None:
+    def _make_live(self, state: StreamState, view: BookView) -> None:
         if not view._live:
             view._state = BookState.LIVE
             view._live = True
-            self._tell(Live(view._ticker, Stream.DELTA, publisher=publisher, partition=partition))
+            if not view._books.behind:
+                self._tell(_live(view, (state.publisher, state.partition)))
 
     def _make_stale(self, state: StreamState, view: BookView, reason: StaleReason) -> None:
         """Told when the book was not STALE before or the reason is another one."""
@@ -329,10 +365,20 @@ class Mirror:
         books = self._plants.get(key)
         if books is None or getattr(event, "stream", None) != Stream.DELTA:
             return []
+        if isinstance(event, StreamBehind):
+            books.behind = True
+            return [
+                Stale(view._ticker, Stream.DELTA, StaleReason.REPAIRING, **_plant(key))
+                for view in books.views.values()
+                if view._live
+            ]
+        if isinstance(event, StreamCaughtUp):
+            books.behind = False
+            return [_live(view, key) for view in books.views.values() if view._live]
         if isinstance(event, StreamAlive):
             return self._resume(books, event)
         if isinstance(event, StreamDead | SessionEnded):
-            books.paused = [view for view in books.views.values() if view.live]
+            books.paused = [view for view in books.views.values() if view._live]
             return self._invalidate(books, key, StaleReason.STREAM_DEAD)
         if isinstance(event, Gap) and event.session == books.session:
             books.paused = []
@@ -340,22 +386,17 @@ class Mirror:
         return []
 
     def _resume(self, books: PlantBooks, event: StreamAlive) -> list[Event]:
+        """What was missed, if anything, either comes (then the stream is behind) or makes all books STALE."""
         paused, books.paused = books.paused, []
-        if not event.contiguous or event.session != books.session:
+        if event.session != books.session or not (event.contiguous or books.behind):
             return []
         resumed = [view for view in paused if view._reason is StaleReason.STREAM_DEAD]
         for view in resumed:
             view._state = BookState.LIVE
             view._live = True
-        return [
-            Live(
-                view._ticker,
-                Stream.DELTA,
-                publisher=event.publisher,
-                partition=event.partition,
-            )
-            for view in resumed
-        ]
+        if books.behind:
+            return []
+        return [_live(view, (event.publisher, event.partition)) for view in resumed]
 
     def _invalidate(
         self, books: PlantBooks, key: tuple[int, int], reason: StaleReason
@@ -383,6 +424,14 @@ class Mirror:
             view._book.clear()
             view._next_part = None
         return stale
+
+
+def _plant(key: tuple[int, int]) -> dict[str, int]:
+    return {"publisher": key[0], "partition": key[1]}
+
+
+def _live(view: BookView, key: tuple[int, int]) -> Live:
+    return Live(view._ticker, Stream.DELTA, **_plant(key))
 
 
 def _stale(view: BookView, publisher: int, partition: int) -> Stale:

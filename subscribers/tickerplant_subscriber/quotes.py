@@ -18,6 +18,8 @@ from tickerplant_subscriber.events import (
     SessionEnded,
     Stale,
     StreamAlive,
+    StreamBehind,
+    StreamCaughtUp,
     StreamDead,
 )
 from tickerplant_subscriber.stream_state import Messages, StreamState
@@ -30,10 +32,11 @@ _LIVE = int(BookState.LIVE)
 class PlantQuotes:
     """Last quotes of one plant; `live` are the tickers whose quote may be traded on, `paused` went silent LIVE."""
 
-    __slots__ = ("last", "live", "paused", "session")
+    __slots__ = ("behind", "last", "live", "paused", "session")
 
-    def __init__(self, session: int) -> None:
+    def __init__(self, session: int, *, behind: bool = False) -> None:
         self.session = session
+        self.behind = behind
         self.last: dict[str, Bbo] = {}
         self.live: set[str] = set()
         self.paused: dict[str, Bbo] = {}
@@ -59,13 +62,13 @@ class Quotes:
         for quotes in self._plants.values():
             bbo = quotes.last.get(ticker)
             if bbo is not None:
-                return bbo
+                return _as_stale(bbo) if quotes.behind and bbo.state == _LIVE else bbo
         return None
 
     @property
     def live_count(self) -> int:
         """Tickers whose quote may be traded on."""
-        return sum(len(quotes.live) for quotes in self._plants.values())
+        return sum(len(quotes.live) for quotes in self._plants.values() if not quotes.behind)
 
     @property
     def ticker_count(self) -> int:
@@ -103,7 +106,8 @@ class Quotes:
         plant = {"publisher": state.publisher, "partition": state.partition}
         if bbo.state == BookState.LIVE:
             quotes.live.add(ticker)
-            self._tell(Live(ticker, Stream.BBO, **plant))
+            if not quotes.behind:
+                self._tell(Live(ticker, Stream.BBO, **plant))
             return True
         was_live = ticker in quotes.live
         quotes.live.discard(ticker)
@@ -124,11 +128,18 @@ class Quotes:
         if isinstance(event, SessionChanged):
             quotes = self._plants.get(key)
             stale = self._invalidate(quotes, event, StaleReason.NEW_SESSION) if quotes else []
-            self._plants[key] = PlantQuotes(event.session)
+            behind = quotes is not None and quotes.behind
+            self._plants[key] = PlantQuotes(event.session, behind=behind)
             return stale
         quotes = self._plants.get(key)
         if quotes is None or getattr(event, "stream", None) != Stream.BBO:
             return []
+        if isinstance(event, StreamBehind):
+            quotes.behind = True
+            return _told(sorted(quotes.live), event, StaleReason.REPAIRING)
+        if isinstance(event, StreamCaughtUp):
+            quotes.behind = False
+            return [_live(ticker, event) for ticker in sorted(quotes.live)]
         if isinstance(event, StreamAlive):
             return self._resume(quotes, event)
         if isinstance(event, StreamDead | SessionEnded):
@@ -143,27 +154,27 @@ class Quotes:
         tickers = sorted(quotes.live)
         quotes.live.clear()
         for ticker in tickers:
-            quotes.last[ticker] = msgspec.structs.replace(
-                quotes.last[ticker], state=int(BookState.STALE)
-            )
-        return [
-            Stale(
-                ticker,
-                Stream.BBO,
-                reason,
-                publisher=event.publisher,
-                partition=event.partition,
-            )
-            for ticker in tickers
-        ]
+            quotes.last[ticker] = _as_stale(quotes.last[ticker])
+        return _told(tickers, event, reason)
 
     def _resume(self, quotes: PlantQuotes, event: StreamAlive) -> list[Event]:
+        """What was missed, if anything, either comes (then the stream is behind) or makes all quotes STALE."""
         paused, quotes.paused = quotes.paused, {}
-        if not event.contiguous or event.session != quotes.session:
+        if event.session != quotes.session or not (event.contiguous or quotes.behind):
             return []
         quotes.last.update(paused)
         quotes.live.update(paused)
-        return [
-            Live(ticker, Stream.BBO, publisher=event.publisher, partition=event.partition)
-            for ticker in paused
-        ]
+        return [] if quotes.behind else [_live(ticker, event) for ticker in paused]
+
+
+def _as_stale(bbo: Bbo) -> Bbo:
+    return msgspec.structs.replace(bbo, state=int(BookState.STALE))
+
+
+def _live(ticker: str, event: Event) -> Live:
+    return Live(ticker, Stream.BBO, publisher=event.publisher, partition=event.partition)
+
+
+def _told(tickers: list[str], event: Event, reason: StaleReason) -> list[Event]:
+    plant = {"publisher": event.publisher, "partition": event.partition}
+    return [Stale(ticker, Stream.BBO, reason, **plant) for ticker in tickers]

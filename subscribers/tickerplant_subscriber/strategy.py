@@ -33,12 +33,18 @@ from tickerplant_subscriber.events import (
     Gap,
     SessionChanged,
     SessionEnded,
+    SnapshotApplied,
     StreamAlive,
+    StreamBehind,
+    StreamCaughtUp,
     StreamDead,
 )
 from tickerplant_subscriber.filters import EVERY_TICKER
 from tickerplant_subscriber.mirror import BookView
 from tickerplant_subscriber.stats import SubscriberStats
+
+StreamChange = StreamDead | StreamAlive | StreamBehind | StreamCaughtUp | SnapshotApplied
+"""What can happen to a stream as a whole."""
 
 
 class StrategyAccess(Protocol):
@@ -128,7 +134,7 @@ class Strategy:
     def on_market(self, market: MarketInfo | MarketState) -> None:
         """What is known of a market, or its phase, changed."""
 
-    def on_feed(self, state: FeedState | StreamDead | StreamAlive | DatagramsRefused) -> None:
+    def on_feed(self, state: FeedState | StreamChange | DatagramsRefused) -> None:
         """The plant's view of its feed, or our view of the plant's streams, changed."""
 
     def on_timer(self, now_ns: int) -> None:

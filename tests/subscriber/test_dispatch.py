@@ -34,11 +34,10 @@ from tickerplant_subscriber.events import (
     Gap,
     SessionChanged,
     SessionEnded,
-    StreamAlive,
     StreamDead,
 )
 from tickerplant_subscriber.filters import TickerFilter
-from tickerplant_subscriber.strategy import streams_of
+from tickerplant_subscriber.strategy import StreamChange, streams_of
 
 SESSION = 1_000
 T = "KXTEST-1"
@@ -89,7 +88,7 @@ class Everything(QuotesAndBooks):
     def on_session(self, session: SessionChanged | SessionEnded) -> None:
         self.calls.append(("session", session))
 
-    def on_feed(self, state: FeedState | StreamDead | StreamAlive | DatagramsRefused) -> None:
+    def on_feed(self, state: FeedState | StreamChange | DatagramsRefused) -> None:
         self.calls.append(("feed", type(state)))
 
 

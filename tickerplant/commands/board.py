@@ -28,10 +28,8 @@ from tickerplant_subscriber.events import (
     Gap,
     SessionChanged,
     SessionEnded,
-    StreamAlive,
-    StreamDead,
 )
-from tickerplant_subscriber.strategy import Strategy
+from tickerplant_subscriber.strategy import Strategy, StreamChange
 
 EVENTS_KEPT = 50
 INTERVAL_MIN_S = 0.05
@@ -152,7 +150,7 @@ class Board(Strategy):
         self.feed = "session ended" if isinstance(session, SessionEnded) else "phase not told yet"
         self._note(describe(session))
 
-    def on_feed(self, state: FeedState | StreamDead | StreamAlive | DatagramsRefused) -> None:
+    def on_feed(self, state: FeedState | StreamChange | DatagramsRefused) -> None:
         """The plant's phase, and what happens to its streams."""
         if isinstance(state, FeedState):
             self.feed = f"{name_of(FeedPhase, state.phase)} {state.cause}".strip()

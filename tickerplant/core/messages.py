@@ -64,6 +64,7 @@ class StaleReason(IntEnum):
     STREAM_DEAD = 101
     NEW_SESSION = 102
     CHECKSUM_MISMATCH = 103
+    REPAIRING = 104
 
 
 class GapCause(IntEnum):
