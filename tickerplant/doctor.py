@@ -4,6 +4,7 @@ Everything is tried on the real thing: sockets, groups, files, and the exchange 
 """
 
 import asyncio
+import contextlib
 import time
 from urllib.parse import urlsplit
 
@@ -11,6 +12,7 @@ import aiohttp
 
 from tickerplant.config import Config, ExchangeConfig, MetricsConfig, PublishConfig
 from tickerplant.config_sources import LoadedConfig
+from tickerplant.core.keyring import KeyRing
 from tickerplant.errors import (
     ConfigurationError,
     CredentialsError,
@@ -120,6 +122,13 @@ def check_datagram_keys(publish: PublishConfig) -> list[CheckResult]:
     return [ok(name, f"key {ring.signing_key_id} signs, {others} more verify")]
 
 
+def key_ring_of(publish: PublishConfig) -> KeyRing | None:
+    """The datagram keys, None if there are none; a file of no use is another check's business."""
+    with contextlib.suppress(CredentialsError):
+        return read_keys(publish.key_path) if publish.key_path else None
+    return None
+
+
 async def check_exchange(exchange: ExchangeConfig, signer: Signer | None) -> list[CheckResult]:
     """The clock, and whether the exchange takes the key on REST and WebSocket."""
     names = ("key accepted", "websocket")
@@ -206,7 +215,8 @@ async def check_network(config: Config) -> list[CheckResult]:
             results.append(await asyncio.to_thread(check_multicast, address))
     if all(result.status is Status.OK for result in results):
         port, seconds = config.publish.port, SESSION_LISTEN_NS / 1e9
-        results.append(await asyncio.to_thread(check_groups, lines, port, seconds))
+        key_ring = key_ring_of(config.publish)
+        results.append(await asyncio.to_thread(check_groups, lines, port, seconds, key_ring))
     return results
 
 

@@ -126,6 +126,18 @@ def test_every_datagram_of_a_plant_with_keys_is_signed():
             wire.decode_body(one, messages)
 
 
+def test_what_the_log_did_not_take_says_so_and_is_signed_again():
+    """The flag is signed; and so is all that follows, under newer keys too."""
+    plant = Plant(NOW_NS, NOW_NS, key_ring=RING, log_on=True)
+    datagrams = plant.flush(NOW_NS)
+    assert not any(wire.decode_header(one).flags & 64 for _, one in datagrams)
+    newer = KeyRing([(8, b"l" * 32)])
+    plant.use_keys(newer)
+    for _stream, datagram in plant.lose_log(datagrams) + plant.handle_timer(NOW_NS):
+        assert wire.decode_header(datagram).flags & wire.FLAG_NOT_REPAIRABLE
+        newer.verify(datagram)
+
+
 def test_the_messages_do_not_depend_on_the_key():
     stamp = ("KXTEST", 1, 2, 3)
     datagram = wire.encode_datagram(0, Stream.TRADE, 9, 1, 2, [Trade(*stamp, "a", 1, 2, 0)])

@@ -9,10 +9,10 @@ _EXAMPLE = """\
 example, a new key without a moment in which anybody refuses the feed:
   tickerplant key make /etc/tickerplant/datagram.keys          once; then publish.key_path and --key name it
   tickerplant key add /etc/tickerplant/datagram.keys           a second key, which verifies and does not sign yet
-  tickerplant key use /etc/tickerplant/datagram.keys --id ID   the plant signs with it from its next start on
+  tickerplant key use /etc/tickerplant/datagram.keys --id ID   a running plant signs with it a second later
   tickerplant key remove /etc/tickerplant/datagram.keys --id OLD
 
-Between the steps the file is copied to every subscriber's host; a running subscriber takes it over by itself.
+After each step the file goes to every subscriber's host. Running plants and subscribers take it over by themselves.
 exit codes: 0 ok, 2 the file is missing, exists already, or cannot be used"""
 
 
@@ -90,7 +90,7 @@ def run_use(arguments: argparse.Namespace) -> int:
     from tickerplant.key_file import sign_with
 
     sign_with(arguments.file, arguments.key_id)
-    print(f"{arguments.file}: key {arguments.key_id} signs from the plant's next start on")
+    print(f"{arguments.file}: key {arguments.key_id} signs")
     return EXIT_OK
 
 

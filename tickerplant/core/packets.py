@@ -118,6 +118,11 @@ class Packets:
         self.next_heartbeat_ns = now_ns
         """When `heartbeats` may have something to send."""
 
+    def use_keys(self, key_ring: KeyRing) -> None:
+        """Sign with other keys from now on."""
+        self._sign = key_ring.sign
+        self._flags_signed = FLAG_AUTHENTICATED
+
     def by_stream(self, stream: int) -> StreamPackets:
         """The packets of one stream number."""
         return next(packets for packets in self.streams if packets.stream == stream)

@@ -353,6 +353,11 @@ class Plant:
         self.phase = self._current_phase()
         self._publish_phase()
 
+    def use_keys(self, key_ring: KeyRing) -> None:
+        """Sign with other keys from now on."""
+        self._key_ring = key_ring
+        self.packets.use_keys(key_ring)
+
     # --- outputs ----------------------------------------------------------------------------------
 
     def flush(self, now_ns: int) -> list[Datagram]:

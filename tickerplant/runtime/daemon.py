@@ -19,6 +19,7 @@ from tickerplant.core.packets import Datagram
 from tickerplant.core.plant import Plant
 from tickerplant.limits import LOOK_UPS_AT_ONCE, SESSION_LISTEN_NS
 from tickerplant.runtime.clock import ClockOffset, require_clock
+from tickerplant.runtime.datagram_keys import DatagramKeys
 from tickerplant.runtime.health import Readiness, SystemdNotifier, readiness_of
 from tickerplant.runtime.housekeeping import Housekeeping, WarningTail
 from tickerplant.runtime.metrics import Metrics, MetricsServer
@@ -63,12 +64,13 @@ class Daemon:
     ) -> None:
         """`session_listen_ns` is how long to listen for another plant first; `tune_collector` affects the process.
 
-        Raises `ConfigurationError` if no market is chosen.
+        Raises `ConfigurationError` if no market is chosen, `CredentialsError` for datagram keys of no use.
         """
         config.markets.require_selection()
         self.config = config
         self.clock = SteadyClock()
         self.log: Any = structlog.get_logger()
+        self._keys = DatagramKeys(config.publish.key_path)
         self.supervisor = Supervisor(self.log)
         self.started = asyncio.Event()
         self.ready = asyncio.Event()
@@ -154,7 +156,8 @@ class Daemon:
         state = resources.enter_context(open_session_state(self._state_directory))
         self.publisher = open_publisher(self.config.publish)
         resources.callback(self.publisher.close)
-        listening = asyncio.create_task(self._listen())
+        self._keys.tell_permissions(self.log)
+        listening = asyncio.create_task(self._listen(state.previous.session))
         try:
             ticklog = await open_configured_ticklog(
                 self.config.ticklog, self._state_directory, resources
@@ -162,7 +165,7 @@ class Daemon:
             rest = await self._open_rest(resources)
         finally:
             heard_session = await listening
-        self.sessions = Sessions(self.config, state, ticklog, self.clock, self.log)
+        self.sessions = Sessions(self.config, state, ticklog, self.clock, self.log, self._keys)
         resources.callback(self.sessions.close)
         self._build(self.sessions.begin(heard_session), rest)
         self._add_sources()
@@ -181,13 +184,17 @@ class Daemon:
         self.metrics.add("metrics", server)
         self.log.info("metrics_endpoint", address=metrics.address, port=server.port)
 
-    async def _listen(self) -> int:
+    async def _listen(self, own_session: int) -> int:
         """The highest session heard on our groups. Raises `GroupOccupiedError` if somebody lives there."""
-        publish = self.config.publish
+        publish, key_ring = self.config.publish, self._keys.ring
+        seconds = self._session_listen_ns / _SECOND_NS
         heard = await asyncio.to_thread(
-            listen_on_groups, lines_of(publish), publish.port, self._session_listen_ns / _SECOND_NS
+            listen_on_groups, lines_of(publish), publish.port, seconds, key_ring
         )
-        return require_free_groups(heard, self.clock.now_ns())
+        self._keys.tell_strangers(heard, self.log)
+        return require_free_groups(
+            heard, self.clock.now_ns(), own_session=own_session, signed=key_ring is not None
+        )
 
     async def _open_rest(self, resources: AsyncExitStack) -> RestClient:
         """The REST client, the key and the clock tried out."""
@@ -209,6 +216,7 @@ class Daemon:
             previous_session=beginning.previous_session,
             final_seqs=beginning.final_seqs,
             log_on=beginning.log_on,
+            key_ring=self._keys.ring,
             verify_interval_ns=config.verify.interval_ms * _MILLISECOND_NS,
         )
         self.outlet = Outlet(self.plant, self.sessions.ticklog, self.publisher)

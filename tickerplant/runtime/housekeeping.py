@@ -103,6 +103,7 @@ class Housekeeping:
             self._tell_faults()
             self._check_clock()
             self._check_groups()
+            self._house.sessions.look_at_keys(self._house.plant)
             await self._check_ticklog()
             self._notifier.watchdog()
             ticks += 1

@@ -17,12 +17,14 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
 
 from tickerplant.config import PublishConfig
+from tickerplant.core.keyring import KeyRing
 from tickerplant.core.wire import Header, Kind, decode_header
-from tickerplant.errors import GroupOccupiedError, NetworkSetupError, WireError
+from tickerplant.errors import AuthenticationError, GroupOccupiedError, NetworkSetupError, WireError
 from tickerplant.limits import (
     DATAGRAM_MAX_BYTES,
     HEARD_DATAGRAMS_MAX,
     HEARD_SENDERS_MAX,
+    REPLAY_WINDOW_NS,
     SESSION_AHEAD_MAX_NS,
 )
 from tickerplant.runtime.checks import CheckResult, Status, fail, from_error, ok, warn
@@ -59,15 +61,18 @@ class Line(NamedTuple):
 
 
 class Heard(NamedTuple):
-    """The last datagram of one sender, and of one session if it speaks KTP, on a group."""
+    """The last datagram of one sender, and of one session if it speaks KTP, on a group.
+
+    With keys a stranger is whoever does not speak KTP under one of them, now; of a group the last one is kept.
+    """
 
     group: str
     sender: str
     """address:port"""
     header: Header | None
-    """None: not KTP."""
+    """None: not KTP, or a stranger."""
     problem: str
-    """Why it is not KTP; empty if it is."""
+    """Why there is no header; empty if there is."""
 
 
 def lines_of(publish: PublishConfig) -> list[Line]:
@@ -215,10 +220,13 @@ def check_port_free(address: str, port: int, key: str) -> CheckResult:
     return ok(name, f"TCP port {port} on {address} is free")
 
 
-def listen_on_groups(lines: Sequence[Line], port: int, seconds: float) -> list[Heard]:
+def listen_on_groups(
+    lines: Sequence[Line], port: int, seconds: float, key_ring: KeyRing | None = None
+) -> list[Heard]:
     """Who sends on the groups of `lines`; the last datagram of each sender and session on each group.
 
-    Blocks for `seconds`, less if there is a flood. Raises `NetworkSetupError` if a group cannot be joined.
+    With a `key_ring` what is not signed, or was sent long ago, comes from a stranger. Blocks for `seconds`, less if
+    there is a flood of what is none. Raises `NetworkSetupError` if a group cannot be joined.
     """
     heard: dict[tuple[str, str, int], Heard] = {}
     deadline_ns = time.monotonic_ns() + int(seconds * 1e9)
@@ -234,24 +242,32 @@ def listen_on_groups(lines: Sequence[Line], port: int, seconds: float) -> list[H
                 break
             for key, _events in selector.select(left_s):
                 assert isinstance(key.fileobj, socket.socket)
-                datagrams += 1
-                _remember(heard, key.data, *_receive(key.fileobj))
+                datagram, sender = _receive(key.fileobj)
+                if sender:
+                    item = _identify(key.data, datagram, sender, key_ring)
+                    datagrams += item.header is not None or key_ring is None
+                    _remember(heard, item, by_sender=item.header is not None or key_ring is None)
     return list(heard.values())
 
 
-def require_free_groups(heard: Sequence[Heard], now_ns: int) -> int:
+def require_free_groups(
+    heard: Sequence[Heard], now_ns: int, *, own_session: int = 0, signed: bool = False
+) -> int:
     """The highest session heard, 0 if none. Raises `GroupOccupiedError` if something lives on the groups.
 
-    A plant whose last word was its end of session is gone. Sessions beyond `now_ns` + 60 s are not believed.
+    A plant whose last word was its end of session is gone, and so is `own_session`, our last one. Strangers count
+    for nothing where the feed is `signed`. Sessions beyond `now_ns` + 60 s are not believed.
     """
     highest = 0
     for item in heard:
         if item.header is None:
+            if signed:
+                continue
             raise GroupOccupiedError(
                 f"multicast group {item.group} carries another protocol from {item.sender} ({item.problem}): "
                 "stop that sender, or set publish.group_a and publish.port to others"
             )
-        if item.header.kind != Kind.END_OF_SESSION:
+        if item.header.kind != Kind.END_OF_SESSION and item.header.session != own_session:
             raise GroupOccupiedError(
                 f"multicast group {item.group} carries another plant at {item.sender} "
                 f"(publisher {item.header.publisher}, session {item.header.session}): "
@@ -262,14 +278,23 @@ def require_free_groups(heard: Sequence[Heard], now_ns: int) -> int:
     return highest
 
 
-def check_groups(lines: Sequence[Line], port: int, seconds: float) -> CheckResult:
-    """That nobody else sends on the groups; a running plant is only a warning, for it may be ours."""
+def check_groups(
+    lines: Sequence[Line], port: int, seconds: float, key_ring: KeyRing | None = None
+) -> CheckResult:
+    """That nobody else sends on the groups; a running plant is only a warning, for it may be ours.
+
+    Strangers on a signed feed are one too, for subscribers with the key do not hear them.
+    """
     name = "groups"
     try:
-        heard = listen_on_groups(lines, port, seconds)
-        require_free_groups([item for item in heard if item.header is None], time.time_ns())
+        heard = listen_on_groups(lines, port, seconds, key_ring)
+        strangers = [item for item in heard if item.header is None]
+        require_free_groups(strangers, time.time_ns(), signed=key_ring is not None)
     except NetworkSetupError as error:
         return from_error(name, error)
+    for stranger in strangers:
+        text = f"{stranger.sender} sends on {stranger.group} what is not ours ({stranger.problem})"
+        return warn(name, text, "stop that sender; give subscribers --key and --source")
     try:
         require_free_groups(heard, time.time_ns())
     except GroupOccupiedError as error:
@@ -324,16 +349,20 @@ def _receive(receiver: socket.socket) -> tuple[bytes, str]:
     return datagram, f"{address}:{port}"
 
 
-def _remember(
-    heard: dict[tuple[str, str, int], Heard], group: str, datagram: bytes, sender: str
-) -> None:
-    if not sender:
-        return
+def _identify(group: str, datagram: bytes, sender: str, key_ring: KeyRing | None) -> Heard:
     try:
-        header: Header | None = decode_header(datagram)
-        problem = ""
+        header = decode_header(datagram)
+        if key_ring is not None:
+            key_ring.verify(datagram)
+            if abs(time.time_ns() - header.ts_send_ns) > REPLAY_WINDOW_NS:
+                raise AuthenticationError("signed, but long ago: played back, or a wrong clock")
     except WireError as error:
-        header, problem = None, str(error)
-    key = (group, sender, header.session if header is not None else 0)
+        return Heard(group, sender, None, str(error))
+    return Heard(group, sender, header, "")
+
+
+def _remember(heard: dict[tuple[str, str, int], Heard], item: Heard, *, by_sender: bool) -> None:
+    session = item.header.session if item.header is not None else 0
+    key = (item.group, item.sender if by_sender else "", session)
     if key in heard or len(heard) < HEARD_SENDERS_MAX:
-        heard[key] = Heard(group, sender, header, problem)
+        heard[key] = item

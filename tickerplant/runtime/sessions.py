@@ -16,6 +16,7 @@ from tickerplant.core.logformat import NO_SEQS, NextSeqs
 from tickerplant.core.plant import Plant
 from tickerplant.errors import StateDirectoryError
 from tickerplant.limits import SESSION_AHEAD_MAX_NS
+from tickerplant.runtime.datagram_keys import DatagramKeys
 from tickerplant.runtime.logfolder import log_folder
 from tickerplant.runtime.logupkeep import TickLogOptions
 from tickerplant.runtime.network import lines_of
@@ -51,8 +52,10 @@ class Sessions:
         ticklog: TickLog | None,
         clock: SteadyClock,
         log: Any,
+        keys: DatagramKeys,
     ) -> None:
         """`ticklog` is None if none is kept; `log` is a structlog logger."""
+        self.keys = keys
         self.ticklog = ticklog
         self.watch: SessionWatch
         self._publish = config.publish
@@ -80,7 +83,11 @@ class Sessions:
             previous=None if previous.session == logged.session else _position(previous),
         )
         self.watch = SessionWatch(
-            lines_of(self._publish)[0], self._publish.port, session, self._clock.now_ns
+            lines_of(self._publish)[0],
+            self._publish.port,
+            session,
+            self._clock.now_ns,
+            self.keys.ring,
         )
         self._tell_begin(session, log_on=log_on)
         return Beginning(session, previous.session, previous.final_seqs, log_on)
@@ -117,6 +124,13 @@ class Sessions:
             return False
         return True
 
+    def look_at_keys(self, plant: Plant) -> None:
+        """Let `plant` sign with the keys of a changed file; to be called once a second."""
+        key_ring = self.keys.look(self._log)
+        if key_ring is not None:
+            plant.use_keys(key_ring)
+            self.watch.key_ring = key_ring
+
     def finish(self, plant: Plant) -> None:
         """The ends of session are out: keep how it ended. Raises `StateDirectoryError`."""
         if self.ticklog is not None:
@@ -141,6 +155,7 @@ class Sessions:
             interface=publish.interface,
             ticklog="" if ticklog is None else str(ticklog.folder),
             log_on=log_on,
+            signed_with=self.keys.signing_key_id,
         )
 
 

@@ -14,12 +14,14 @@ from typing import Self
 
 import msgspec
 
+from tickerplant.core.keyring import KeyRing
 from tickerplant.core.messages import Stream
-from tickerplant.core.wire import HEADER, MAGIC
-from tickerplant.errors import StateDirectoryError
+from tickerplant.core.wire import HEADER, MAGIC, decode_header
+from tickerplant.errors import StateDirectoryError, WireError
 from tickerplant.limits import (
     DATAGRAM_MAX_BYTES,
     HEADER_BYTES,
+    REPLAY_WINDOW_NS,
     SESSION_AHEAD_MAX_NS,
     STATE_FILE_MAX_BYTES,
     WATCHED_DATAGRAMS_MAX,
@@ -152,8 +154,19 @@ class SessionWatch:
     It is looked at once a second, not whenever something arrives, so that our own datagrams cost the loop nothing.
     """
 
-    def __init__(self, line: Line, port: int, session: int, clock_ns: Callable[[], int]) -> None:
-        """Joins; `session` is our own. Raises `OSError` if the group cannot be joined."""
+    def __init__(
+        self,
+        line: Line,
+        port: int,
+        session: int,
+        clock_ns: Callable[[], int],
+        key_ring: KeyRing | None = None,
+    ) -> None:
+        """Joins; `session` is our own. Raises `OSError` if the group cannot be joined.
+
+        With a `key_ring` only what is signed, and was sent lately, counts.
+        """
+        self.key_ring = key_ring
         self._session = session
         self._clock_ns = clock_ns
         group = line.groups[Stream.STATUS - 1]
@@ -176,17 +189,31 @@ class SessionWatch:
     def newer_session(self) -> int:
         """The highest session above ours among the datagrams that wait; 0 if there is none."""
         highest = 0
-        latest = self._clock_ns() + SESSION_AHEAD_MAX_NS
+        now_ns = self._clock_ns()
         with suppress(BlockingIOError):
             for _ in range(WATCHED_DATAGRAMS_MAX):
-                datagram = self._receiver.recv(DATAGRAM_MAX_BYTES)
-                if len(datagram) >= HEADER_BYTES:
-                    magic, *_, session, _seq, _ts, _count, _body, _pub, _part = HEADER.unpack_from(
-                        datagram
-                    )
-                    if magic == MAGIC and self._session < session <= latest:
-                        highest = max(highest, session)
+                datagram = self._receiver.recv(DATAGRAM_MAX_BYTES + 1)
+                session = self._session_of(datagram)
+                if self._session < session <= now_ns + SESSION_AHEAD_MAX_NS:
+                    highest = max(highest, session if self._counts(datagram, now_ns) else 0)
         return highest
+
+    def _session_of(self, datagram: bytes) -> int:
+        """What the header says, which need not be true; 0 if it is none."""
+        if len(datagram) < HEADER_BYTES:
+            return 0
+        magic, *_, session, _seq, _ts, _count, _body, _pub, _part = HEADER.unpack_from(datagram)
+        return int(session) if magic == MAGIC else 0
+
+    def _counts(self, datagram: bytes, now_ns: int) -> bool:
+        if self.key_ring is None:
+            return True
+        try:
+            header = decode_header(datagram)
+            self.key_ring.verify(datagram)
+        except WireError:
+            return False
+        return abs(now_ns - header.ts_send_ns) <= REPLAY_WINDOW_NS
 
     def close(self) -> None:
         """Leave the group."""
