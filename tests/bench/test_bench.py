@@ -20,8 +20,10 @@ def results() -> dict:
     return json.loads(finished.stdout)
 
 
-def test_nothing_is_lost_and_every_book_is_equal_at_the_subscriber(results: dict) -> None:
-    assert results["saturated"]["lost"] == 0
+def test_nothing_is_lost_or_unlogged_and_every_book_is_equal_at_the_subscriber(
+    results: dict,
+) -> None:
+    assert results["saturated"]["lost"] == results["saturated"]["unlogged"] == 0
     assert results["books"] == results["books_equal"] == 200
     assert results["paced"]["updates"] == 5_000
     assert results["paced"]["gaps"] == 0
@@ -31,6 +33,11 @@ def test_the_ratios_are_of_a_running_plant(results: dict) -> None:
     assert results["hot_path"]["ratio"] > 0.3
     assert results["saturated"]["ratio"] > 0.05
     assert results["book"]["ratio"] > 1
+
+
+def test_a_killed_plant_gets_ready_again_with_every_market(results: dict) -> None:
+    assert results["restart"]["books"] >= 150
+    assert min(results["restart"]["seconds"]) > 1.5
 
 
 def test_percentiles_are_in_order(results: dict) -> None:
@@ -49,7 +56,7 @@ def test_the_floor_is_measured_in_the_same_run(results: dict) -> None:
 def test_the_report_names_the_machine_and_judges_what_is_demanded(results: dict) -> None:
     assert "cores" in results["machine"]
     lines = rows(results)
-    assert sum(row.met is not None for row in lines) == 7
+    assert sum(row.met is not None for row in lines) == 9
     assert "json.loads" in table(lines)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import Network, Simulation, SubscriberProcess, free_network, wait_for
+from processes import COMMAND, Network, Simulation, SubscriberProcess, free_network, wait_for
 from restart_bed import (
     Logged,
     assert_sessions_follow,
@@ -23,6 +23,7 @@ from wire_recorder import WireRecorder
 from tickerplant.core.wire import Kind, decode_header
 from tickerplant.runtime.logfolder import segment_names
 
+READY_MAX_S = 10.0
 START_PLANT_S = 2.0
 """About how long a plant takes until it is ready here."""
 
@@ -171,3 +172,24 @@ def test_two_plants_started_together_on_one_group(
     for plant in plants:
         if plant.events("session_begins"):
             assert_sound(log_folder(plant.folder))
+
+
+def test_two_thousand_markets_are_ready_within_ten_seconds(
+    tmp_path: Path, network: Network
+) -> None:
+    """After kill -9, with a log of the session before to read."""
+    options = ("--markets", "2000", "--rate", "1000", "--window", "0")
+    with Simulation(tmp_path / "sim", *options) as exchange:
+        with start_plant(tmp_path, network, exchange, command=(COMMAND, "run")) as plant:
+            plant.wait_ready()
+            kill(plant)
+        started_s = time.monotonic()
+        again = start_plant(tmp_path, network, exchange, command=(COMMAND, "run"), name="again")
+        with again:
+            again.wait_ready()
+            seconds = time.monotonic() - started_s
+            (ready,) = [one for one in again.events("feed_phase") if one["phase"] == "ready"]
+            assert again.stop() == 0
+    assert ready["books"] >= 1_950
+    assert seconds < READY_MAX_S
+    assert len(assert_sound(log_folder(tmp_path)).sessions) == 2

@@ -9,6 +9,7 @@ import socket
 import statistics
 import time
 from contextlib import AsyncExitStack
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -32,11 +33,12 @@ class EndToEnd:
     async def start(self, resources: AsyncExitStack) -> None:
         """Starts the processes; returns when all books are published."""
         group = _free_group()
+        folder = resources.enter_context(TemporaryDirectory(prefix="tickerplant-bench-"))
         offset_ns = time.time_ns() - time.monotonic_ns()
         port = _free_port()
 
         def config(core: int, url: str = "") -> BenchConfig:
-            return BenchConfig(self._markets, self._seed, group, port, offset_ns, core, url)
+            return BenchConfig(self._markets, self._seed, group, port, offset_ns, core, url, folder)
 
         enter = resources.enter_async_context
         self._sender = await enter(ChildProcess("sender", config(OTHER_CORE)))
@@ -48,16 +50,22 @@ class EndToEnd:
         await self._plant.read()
 
     async def saturate(self, *, runs: int, frames: int) -> dict[str, Any]:
-        """Throughput with the plant saturated: {"ratio", "frames_per_s", "reference_per_s", ...}.
+        """Throughput with the plant saturated: {"ratio", "frames_per_s", "reference_per_s", "log_cost", ...}.
+
+        Everything published goes into the tick log, but for as many runs more, beside which its cost is seen.
 
         Rates and reference are per second of the plant's CPU time: sender and subscriber share a core on a small
         machine, and where they are the slower ones the plant waits for them.
         """
         references = [await self._reference()]
-        results = []
-        for _ in range(runs):
-            results.append(await self._run_saturated(frames))
-            references.append(await self._reference())
+        results: list[dict[str, Any]] = []
+        without_log: list[dict[str, Any]] = []
+        for number in range(2 * runs):
+            # In turns, and each first as often as the other: the machine may get slower or faster meanwhile.
+            log = number % 4 in (0, 3)
+            (results if log else without_log).append(await self._run_saturated(frames, log=log))
+            if log:
+                references.append(await self._reference())
         rates = [result["frames_per_cpu_s"] for result in results]
         ratios = [
             rate * 2 / (before + after)
@@ -69,6 +77,10 @@ class EndToEnd:
             "reference_per_s": statistics.median(references),
             "busy": statistics.median(result["busy"] for result in results),
             "cpu_us_per_frame": statistics.median(r["cpu_us_per_frame"] for r in results),
+            "log_cost": 1
+            - statistics.median(rates)
+            / statistics.median(one["frames_per_cpu_s"] for one in without_log),
+            "unlogged": sum(result["unlogged_datagrams"] for result in results),
             "lost": sum(r["datagrams_lost"] + r["gaps"] + r["sequence_gaps"] for r in results),
         }
 
@@ -77,9 +89,9 @@ class EndToEnd:
         per_second: float = answer["per_second"]
         return per_second
 
-    async def _run_saturated(self, frames: int) -> dict[str, Any]:
+    async def _run_saturated(self, frames: int, *, log: bool) -> dict[str, Any]:
         await self._subscriber.ask(do="begin", sample=False)
-        await self._plant.ask(do="begin")
+        await self._plant.ask(do="begin", log=log)
         await self._sender.ask(do="saturate", count=frames)
         plant = await self._plant.ask(do="finish", count=frames)
         subscriber = await self._subscriber.ask(do="finish", count=frames)
@@ -89,7 +101,7 @@ class EndToEnd:
         """Latencies at a fixed rate: {"tick_to_wire_us", "wire_to_callback_us", "intended_us"} -> percentiles."""
         count = int(per_second * seconds)
         await self._subscriber.ask(do="begin", sample=True)
-        await self._plant.ask(do="begin")
+        await self._plant.ask(do="begin", log=True)
         times = await self._sender.ask(do="pace", per_second=per_second, seconds=seconds)
         await self._sender.read()
         plant = await self._plant.ask(do="finish", count=count)

@@ -1,9 +1,10 @@
-"""The measured plant (a process): the real session, feed and publisher, without REST and housekeeping."""
+"""The measured plant (a process): the real session, feed, tick log and publisher, without REST and housekeeping."""
 
 import asyncio
 import gc
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,8 +17,10 @@ from tickerplant.bench.load import ReferenceLoad
 from tickerplant.bench.processes import BenchConfig, answer, commands, percentiles, start_child
 from tickerplant.config import PublishConfig
 from tickerplant.runtime.daemon import GC_THRESHOLDS
+from tickerplant.runtime.outlet import Outlet
 from tickerplant.runtime.publisher import open_publisher
 from tickerplant.runtime.steady_clock import DeadlineTimer
+from tickerplant.runtime.ticklog import open_ticklog
 from tickerplant_kalshi.auth import load_signer
 from tickerplant_kalshi.session import ExchangeSession, StartGate
 
@@ -42,6 +45,9 @@ class MeasuredPlant:
         self.load = ReferenceLoad(markets=config.markets, seed=config.seed)
         self.feed = build_feed(self.load.tickers, self.now_ns())
         self.publisher = open_publisher(PublishConfig(group_a=config.group, port=config.port))
+        self.ticklog = open_ticklog(Path(config.log_folder))
+        self.outlet: Outlet
+        self.use_log(on=self.ticklog.begin_session(self.feed.plant.session, self.now_ns()))
         self.timer = DeadlineTimer(self.now_ns, self._fire)
         self.sampling = False
         self.samples_ns: list[int] = []
@@ -71,7 +77,7 @@ class MeasuredPlant:
         now_ns = self.now_ns()
         datagrams = self.feed.flush(now_ns)
         if datagrams:
-            self.publisher.send(datagrams)
+            self.outlet.send(datagrams)
         if self.sampling:
             self.last_ns = sent_ns = self.now_ns()
             began_ns = self.feed.plant.now_ns
@@ -88,7 +94,7 @@ class MeasuredPlant:
         now_ns = self.now_ns()
         datagrams = self.feed.handle_timer(now_ns)
         if datagrams:
-            self.publisher.send(datagrams)
+            self.outlet.send(datagrams)
         self._after_input(now_ns)
 
     def _after_input(self, now_ns: int) -> None:
@@ -102,6 +108,12 @@ class MeasuredPlant:
         """All books LIVE and published."""
         while self.feed.plant.unready_books or not self.session.is_up:  # noqa: ASYNC110  # no hook on the hot path
             await asyncio.sleep(_POLL_S)
+
+    def use_log(self, *, on: bool) -> None:
+        """Everything published goes into the tick log from here on, or nothing."""
+        plant = self.feed.plant
+        plant.set_log(is_on=on, oldest_seqs=self.ticklog.oldest_seqs)
+        self.outlet = Outlet(plant, self.ticklog if on else None, self.publisher)
 
     def begin(self) -> None:
         """Starts to sample."""
@@ -129,6 +141,7 @@ class MeasuredPlant:
             "batches": len(self.samples_ns),
             "tick_to_wire_us": percentiles(self.samples_ns),
             "datagrams_lost": self.publisher.lost_datagrams,
+            "unlogged_datagrams": self.ticklog.unlogged_datagrams,
             "sequence_gaps": self.session.connection.counters.sequence_gaps,
         }
 
@@ -156,6 +169,7 @@ async def serve(config: BenchConfig) -> None:
     while line := await lines.readline():
         command = msgspec.json.decode(line)
         if command["do"] == "begin":
+            plant.use_log(on=command["log"])
             plant.begin()
             answer({"begun": True})
         elif command["do"] == "finish":
@@ -166,6 +180,7 @@ async def serve(config: BenchConfig) -> None:
         else:
             answer({"per_second": reference(frames)})
     running.cancel()
+    plant.ticklog.close()
 
 
 if __name__ == "__main__":

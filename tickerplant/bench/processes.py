@@ -24,6 +24,7 @@ class BenchConfig(msgspec.Struct, frozen=True):
     clock_offset_ns: int
     core: int
     url: str = ""
+    log_folder: str = ""
 
 
 class ChildProcess:

@@ -12,6 +12,7 @@ import msgspec
 from tickerplant.bench.end_to_end import measure_end_to_end
 from tickerplant.bench.in_process import measure_book, measure_hot_path
 from tickerplant.bench.load import ReferenceLoad
+from tickerplant.bench.restart import measure_restart
 from tickerplant.bench.subscriber_rate import measure_subscriber
 
 RATE_PER_S = 5_000
@@ -25,11 +26,12 @@ class Size(msgspec.Struct, frozen=True):
     runs: int = 11
     frames: int = 60_000
     seconds: float = 10.0
+    restarts: int = 3
 
     @classmethod
     def short(cls) -> "Size":
         """A run of a few seconds."""
-        return cls(markets=200, chunks=3, runs=1, frames=20_000, seconds=1.0)
+        return cls(markets=200, chunks=3, runs=1, frames=20_000, seconds=1.0, restarts=1)
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -72,19 +74,27 @@ def measure(size: Size, tell: Callable[[str], None]) -> dict[str, Any]:
             seconds=size.seconds,
         )
     )
-    return {"hot_path": hot_path, "book": book, "subscriber": subscriber, **end_to_end}
+    tell("end to end: kill -9 to READY")
+    restart = asyncio.run(measure_restart(markets=size.markets, restarts=size.restarts))
+    return {
+        "hot_path": hot_path,
+        "book": book,
+        "subscriber": subscriber,
+        "restart": restart,
+        **end_to_end,
+    }
 
 
 def rows(results: dict[str, Any]) -> list[Row]:
     """The report, line by line."""
     hot, book, paced = results["hot_path"], results["book"], results["paced"]
     floor = results["floor"]
-    saturated = results["saturated"]
+    saturated, restart = results["saturated"], results["restart"]
     whole = saturated["lost"] == 0 and results["books"] == results["books_equal"]
     return [
         _ratio_row("in process, frame to datagrams", hot["ratio"], hot["frames_per_s"], 1.2, 1.5),
         _ratio_row(
-            "WebSocket to multicast, saturated",
+            "WebSocket to tick log and multicast, saturated",
             saturated["ratio"],
             saturated["frames_per_s"],
             0.85,
@@ -96,6 +106,13 @@ def rows(results: dict[str, Any]) -> list[Row]:
             "0; all",
             "",
             whole,
+        ),
+        Row(
+            "cost of the tick log at saturation",
+            f"{saturated['log_cost']:.1%} of the throughput",
+            "10 %",
+            "",
+            saturated["log_cost"] <= 0.1 and saturated["unlogged"] == 0,
         ),
         *_latency_rows("tick to wire", paced, floor, (40, 150), (25, 80)),
         *_latency_rows("wire to callback", paced, floor, (50, 250), (30, 150)),
@@ -113,6 +130,13 @@ def rows(results: dict[str, Any]) -> list[Row]:
             "500,000/s",
             "900,000/s",
             results["subscriber"]["messages_per_s"] >= 500_000,
+        ),
+        Row(
+            f"restart after kill -9 to READY, {restart['books']:,} markets",
+            f"{restart['median_s']:.1f} s (max {max(restart['seconds']):.1f})",
+            "10 s",
+            "5 s",
+            max(restart["seconds"]) <= 10,
         ),
     ]
 

@@ -7,7 +7,7 @@ from tickerplant.errors import EXIT_OK
 
 EPILOG = """\
 examples:
-  tickerplant bench             about two minutes, on an otherwise idle machine
+  tickerplant bench             about three minutes, on an otherwise idle machine
   tickerplant bench --short     a few seconds, to see that it runs; its numbers mean nothing
   tickerplant bench --json      the raw numbers
 

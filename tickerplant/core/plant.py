@@ -343,6 +343,7 @@ class Plant:
         start = SessionStart("", 0, 0, now_ns, self.session, final_seqs)
         packets.begin_session(session, now_ns)
         self.session, self.g, self.now_ns = session, 0, now_ns
+        self.unsettled = True
         self.set_log(is_on=True, oldest_seqs=FIRST_SEQS)
         packets.status.messages.append(start)
         for entry in self.entries.values():
