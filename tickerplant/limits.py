@@ -445,7 +445,13 @@ SIM_MARKETS_MAX = 100_000
 SIM_TRADES_KEPT = 100_000
 """Newest trades that REST can list; older ones are forgotten."""
 SIM_SETTLED_MARKETS_KEPT = 1_000
-"""Settled markets still listed; the oldest is then removed from every endpoint."""
+"""Settled markets still listed; the oldest then moves to the historical endpoints."""
+SIM_ARCHIVED_MARKETS_KEPT = 10_000
+"""Markets of the historical endpoints; the oldest is then forgotten."""
+SIM_CANDLES_KEPT = 300
+"""Candles of one minute kept for each market, five hours of them; older ones are forgotten."""
+SIM_CANDLES_PER_REPLY = 10_000
+"""Candlesticks in one reply; a request for more is refused."""
 SIM_COMMAND_MAX_BYTES = 4 * 1024 * 1024
 """One command of a client; a longer one closes the connection with code 1009."""
 SIM_SUBSCRIPTION_BUFFER_FRAMES = 65_536

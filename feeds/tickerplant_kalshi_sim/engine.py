@@ -101,6 +101,8 @@ class MatchingEngine:
         is_block: bool,
     ) -> None:
         self.trade_count += 1
+        best = market.published[1:3] or (0, PRICE_E4_MAX)
+        market.candles.trade(stamp.ns, yes_price_e4, size_e2, best)
         trade = TradeRecord(
             self.trade_count,
             seeded_uuid(self._random),
@@ -128,5 +130,7 @@ class MatchingEngine:
             return
         market.published = state
         market.stamp_ns = stamp.ns
+        _, bid_e4, ask_e4, _, open_interest_e2, *_ = state
+        market.candles.quote(stamp.ns, bid_e4, ask_e4, open_interest_e2)
         body = ticker_body(market, state, stamp)
         self._emissions.append(emission("ticker", "ticker", market.ticker, body))

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from tickerplant.limits import PRICE_E4_MAX
+from tickerplant.limits import PRICE_E4_MAX, SIM_ARCHIVED_MARKETS_KEPT
 from tickerplant_kalshi_sim.book import OrderBook
+from tickerplant_kalshi_sim.candles import Candles
 
 
 class PriceBand(NamedTuple):
@@ -119,6 +120,7 @@ class Market(msgspec.Struct, eq=False, kw_only=True):
     fair: int = 0
     quoted_sides: tuple[int, ...] = (0, 1)
     book: OrderBook = msgspec.field(default_factory=OrderBook)
+    candles: Candles = msgspec.field(default_factory=Candles)
     volume_e2: int = 0
     dollar_volume_e6: int = 0
     open_interest_e2: int = 0
@@ -145,6 +147,8 @@ class Catalogue:
         self.series: dict[str, Series] = {}
         self.events: dict[str, Event] = {}
         self.markets: dict[str, Market] = {}
+        self.archived: dict[str, Market] = {}
+        """Settled markets of the historical tier, oldest first."""
         self.ticker_by_market_id: dict[str, str] = {}
         self.created = 0
 
@@ -167,8 +171,11 @@ class Catalogue:
         return market
 
     def remove_market(self, market: Market) -> None:
-        """Forget a settled market, and its event when it was the last one of it."""
+        """Move a settled market to the historical tier; its event goes with the last one of it."""
         del self.markets[market.ticker]
+        self.archived[market.ticker] = market
+        if len(self.archived) > SIM_ARCHIVED_MARKETS_KEPT:
+            del self.archived[next(iter(self.archived))]
         del self.ticker_by_market_id[market.market_id]
         market.event.market_tickers.remove(market.ticker)
         if not market.event.market_tickers:

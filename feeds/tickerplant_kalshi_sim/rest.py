@@ -18,6 +18,7 @@ from tickerplant_kalshi_sim.exchange import Venue
 from tickerplant_kalshi_sim.frames import NANOSECONDS, TradeRecord, rfc3339
 from tickerplant_kalshi_sim.keys import KEY_HEADER, SIGNATURE_HEADER, SignatureVerifier
 from tickerplant_kalshi_sim.markets import Event, Market
+from tickerplant_kalshi_sim.rest_history import HistoryEndpoints
 from tickerplant_kalshi_sim.rest_objects import (
     event_object,
     market_object,
@@ -145,13 +146,12 @@ class RestApi:
             "/markets/orderbooks": self._orderbooks,
             "/markets/{ticker}": self._market,
             "/markets/{ticker}/orderbook": self._orderbook,
-            "/historical/cutoff": self._cutoff,
-            "/historical/markets": lambda _: {"markets": [], "cursor": ""},
-            "/historical/trades": lambda _: {"trades": [], "cursor": ""},
             "/account/limits": self._account_limits,
             "/account/endpoint_costs": lambda _: {"default_cost": 10, "endpoint_costs": []},
         }
-        for path, answer in routes.items():
+        routes |= HistoryEndpoints(self._venue).routes()
+        # Fixed paths first: a router takes the first that fits.
+        for path, answer in sorted(routes.items(), key=lambda item: "{" in item[0]):
             application.router.add_get(ROOT + path, self._responder(answer))
         application.router.add_route("*", "/{path:.*}", self._responder(_unknown_page))
 
@@ -210,12 +210,6 @@ class RestApi:
         rate = self._config.rest_tokens_per_second
         budget = {"refill_rate": rate, "bucket_capacity": rate * BUCKET_SECONDS}
         return {"usage_tier": "basic", "read": budget, "write": budget, "grants": []}
-
-    def _cutoff(self, _: web.Request) -> Json:
-        """Nothing is older than the live window of three months."""
-        cutoff = rfc3339(self._venue.now_ns - 90 * 86_400 * NANOSECONDS)
-        names = ("market_settled_ts", "trades_created_ts", "orders_updated_ts")
-        return dict.fromkeys(names, cutoff)
 
     # --- series and events ----------------------------------------------------------------------------
 
