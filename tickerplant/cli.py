@@ -14,7 +14,19 @@ from typing import NoReturn
 
 from tickerplant.errors import EXIT_OK, EXIT_USAGE, MissingExtraError, TickerplantError
 
-COMMANDS = ("run", "demo", "sim", "tail", "top", "log", "doctor", "check_config", "key", "bench")
+COMMANDS = (
+    "run",
+    "demo",
+    "sim",
+    "recovery",
+    "tail",
+    "top",
+    "log",
+    "doctor",
+    "check_config",
+    "key",
+    "bench",
+)
 """Modules of `tickerplant.commands`, in the order of `--help`."""
 EXTRA_MODULES = frozenset(
     {"aiohttp", "cryptography", "picows", "prometheus_client", "rich", "structlog", "websockets"}

@@ -13,15 +13,14 @@ from typing import Any, NamedTuple, get_origin
 import msgspec
 
 from tickerplant.config import (
-    KEY_PEM_VARIABLE,
     SECTIONS,
     Config,
     Credentials,
     InvalidValueError,
     Section,
     credentials,
-    shown,
 )
+from tickerplant.config_checks import KEY_PEM_VARIABLE, shown
 from tickerplant.errors import ConfigurationError
 from tickerplant.limits import CONFIG_FILE_MAX_BYTES
 

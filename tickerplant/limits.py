@@ -374,6 +374,8 @@ RECOVERY_ALIVE_NS = 1_000_000_000
 RECOVERY_WRITE_BUFFER_BYTES = 256 * 1024
 """Unsent bytes of one connection above which nothing more is written; also asked of the kernel for its send buffer."""
 RECOVERY_BACKLOG = 128
+RECOVERY_CONNECTIONS_MAX = 1_024
+"""What recovery.connections_max can be; each takes up to 0.7 MB when its client is slow, and two open files."""
 HELLO_SESSIONS_MAX = 64
 """Sessions named in a hello, the newest; older ones are served all the same."""
 SNAPSHOT_SLICE_MARKETS = 100

@@ -59,7 +59,7 @@ def render(loaded: "LoadedConfig") -> str:
 
 def _remarks(loaded: "LoadedConfig") -> list[str]:
     """What holds besides the values, and what `tickerplant run` would refuse."""
-    from tickerplant.config import KEY_PEM_VARIABLE
+    from tickerplant.config_checks import KEY_PEM_VARIABLE
     from tickerplant.errors import ConfigurationError
 
     remarks = [f"# state directory: {loaded.state_directory}  ({loaded.state_origin})"]

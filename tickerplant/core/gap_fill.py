@@ -66,6 +66,10 @@ class GapFillServer:
         self._bytes = ClientRates(client_bytes_per_second, total_bytes_per_second)
         self._refusals = ClientRates(RECOVERY_REFUSALS_PER_SECOND, RECOVERY_REFUSALS_PER_SECOND * 8)
 
+    def use_keys(self, key_id: int, keys: Mapping[int, bytes]) -> None:
+        """Other keys from now on."""
+        self._keys, self._key = keys, (key_id, keys[key_id])
+
     def receive(self, datagram: bytes, client: str, now_ns: int) -> list[bytes]:
         """What to send back to `client`, an address; at most `GAP_FILL_DATAGRAMS_MAX` + 1 datagrams."""
         try:

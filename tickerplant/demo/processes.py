@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Self, TypeVar
 
-from tickerplant.config import KEY_PEM_VARIABLE
+from tickerplant.config_checks import KEY_PEM_VARIABLE
 from tickerplant.config_sources import FILE_VARIABLE, VARIABLE_PREFIX
 from tickerplant.errors import TickerplantError
 from tickerplant.limits import (

@@ -162,14 +162,20 @@ class MetricsServer:
     """HTTP: `/metrics`, `/health` (the loop turns) and `/ready` (200 only if the books are live, else 503)."""
 
     def __init__(
-        self, metrics: Metrics, readiness: Callable[[], Readiness], address: str, port: int
+        self,
+        metrics: Metrics,
+        readiness: Callable[[], Readiness],
+        address: str,
+        port: int,
+        port_key: str = "metrics.port",
     ) -> None:
-        """Serve on `address` and TCP `port` (0: any free one) once started."""
+        """Serve on `address` and TCP `port` (0: any free one), configured as `port_key`, once started."""
         self.requests = 0
         self._metrics = metrics
         self._readiness = readiness
         self._address = address
         self._port = port
+        self._port_key = port_key
         self._runner: web.AppRunner | None = None
 
     @property
@@ -200,7 +206,7 @@ class MetricsServer:
             await runner.cleanup()
             raise NetworkSetupError(
                 f"metrics endpoint {self._address}:{self._port} cannot be opened "
-                f"({error.strerror}): stop what uses it, or set metrics.address and metrics.port"
+                f"({error.strerror}): stop what uses it, or set metrics.address and {self._port_key}"
             ) from error
         self._runner = runner
         self._port = int(runner.addresses[0][1])

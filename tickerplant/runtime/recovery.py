@@ -148,12 +148,21 @@ class RecoveryService:
         await self.supervisor.close()
         await self._resources.aclose()
 
+    def use_keys(self, key_id: int, keys: Mapping[int, bytes]) -> None:
+        """Other keys from now on, for new requests and connections; `key_id` is the one to sign with."""
+        if self.started.is_set():
+            self.gap_fill.use_keys(key_id, keys)
+            self.server.keys = Keys(key_id, keys)
+
     def readiness(self) -> Readiness:
         """For `/ready`: whether it serves and has read the log to its end."""
         if not self.started.is_set():
             return Readiness(is_ready=False, phase="starting", reason="recovery is starting")
         if self._unreadable:
             return Readiness(is_ready=False, phase="unreadable", reason=self._unreadable)
+        if not self.ticklog.tail.session:
+            reason = f"there is no tick log in {self.folder} yet"
+            return Readiness(is_ready=False, phase="waiting", reason=reason)
         if not self._has_caught_up:
             reason = f"{self.ticklog.tail.datagrams} datagrams read, the end is not reached"
             return Readiness(is_ready=False, phase="catching up", reason=reason)
@@ -225,7 +234,7 @@ class RecoveryService:
         self._unreadable = ""
         if more:
             self._turn_soon()
-        elif tail.is_at_end and not tail.backlog and not self._has_caught_up:
+        elif tail.session and tail.is_at_end and not tail.backlog and not self._has_caught_up:
             self._has_caught_up = True
             self.log.info(
                 "recovery_caught_up",

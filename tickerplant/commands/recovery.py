@@ -1,0 +1,64 @@
+"""`tickerplant recovery`: serves what subscribers missed out of the tick log, until it is told to stop."""
+
+import argparse
+
+from tickerplant.commands.options import add_config_options, load_config_of
+from tickerplant.errors import EXIT_OK
+
+_EXAMPLES = """\
+examples:
+  tickerplant recovery --config /etc/tickerplant/tickerplant.toml
+  tickerplant recovery --set ticklog.directory=/data/ticklog --set recovery.address=10.0.0.5
+
+`tickerplant run` starts it by itself, unless recovery.enabled is false. It may start before the plant and outlive it.
+Runs until SIGTERM or Ctrl-C, then exits with 0. Exit codes: 1 failure (e.g. another recovery of the same log, or its
+port is taken), 2 usage or configuration."""
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "recovery",
+        help="serve what subscribers missed, out of the tick log",
+        description="Read the tick log and serve gap fill over UDP, streams and snapshots over TCP.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_config_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run recovery. Raises the `TickerplantError` that ends it."""
+    import asyncio
+    import os
+    import signal
+
+    import uvloop
+
+    from tickerplant.runtime.health import SystemdNotifier
+    from tickerplant.runtime.logs import configure_logging
+    from tickerplant.runtime.recovery_process import RecoveryProcess
+
+    loaded = load_config_of(arguments)
+    output = configure_logging(loaded.config.log.level, loaded.config.log.format)
+
+    async def serve() -> None:
+        process = RecoveryProcess(
+            loaded.config,
+            state_directory=loaded.state_directory,
+            notifier=SystemdNotifier(os.environ),
+            warning_tail=output,
+            tune_process=True,
+        )
+        process.metrics.add("log", output)
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await process.run(stop)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve())
+    return EXIT_OK

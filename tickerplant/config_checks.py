@@ -1,0 +1,192 @@
+"""What is a legal value of each key of the configuration, and how a value is shown in an error line."""
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+from tickerplant.core.messages import Stream
+from tickerplant.limits import CONNECTIONS_MAX, RECOVERY_CONNECTIONS_MAX, TICKER_MAX_BYTES
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("console", "json")
+FSYNC_POLICIES = ("interval", "never")
+KEY_PEM_VARIABLE = "KALSHI_KEY_PEM"
+"""Environment variable that may hold the private key itself (PEM) instead of `exchange.key_path`."""
+
+_SHOWN_MAX_CHARACTERS = 80
+_PEM_MARK = "PRIVATE KEY"
+# Patterns belong to subscribers; commas and quotes come from a list pasted as one string.
+_NOT_IN_TICKER = re.compile(r"[\s*?\[\]{},;\"'/\\]|[^\x21-\x7e]")
+
+
+def shown(value: object) -> str:
+    """`value` for an error line: short, on one line, and never a secret."""
+    text = repr(value)
+    if _PEM_MARK in text or re.search(r"://[^/]*@|[0-9a-fA-F]{64}", text):
+        return "(not shown)"
+    if len(text) > _SHOWN_MAX_CHARACTERS:
+        return f"{text[:_SHOWN_MAX_CHARACTERS]}…"
+    return text
+
+
+def _url_problem(value: str, *, schemes: tuple[str, ...], example: str) -> str | None:
+    try:
+        parts = urlsplit(value)
+        port_is_legal = parts.port is None or 0 < parts.port < 65_536
+    except ValueError:
+        return f"is not a URL; write it like {example}"
+    if parts.scheme not in schemes or not parts.hostname or not port_is_legal:
+        return f"must be a {' or '.join(schemes)} URL with a host, like {example}"
+    if parts.username is not None or parts.password is not None:
+        return "must not hold a user name or password; the API key is exchange.key_path"
+    if parts.query or parts.fragment or re.search(r"\s", value):
+        return f"must end with its path; write it like {example}"
+    if not parts.path.strip("/") or parts.path.endswith("/"):
+        return f"needs the path of the API without a slash at its end, like {example}"
+    return None
+
+
+def _key_path_problem(value: str) -> str | None:
+    if _PEM_MARK in value or "\n" in value:
+        return f"holds a key, not a path: save the key in a file, or put it in {KEY_PEM_VARIABLE}"
+    return "must not hold a NUL character" if "\0" in value else None
+
+
+def _datagram_key_path_problem(value: str) -> str | None:
+    if re.search(r"[0-9a-fA-F]{64}", value) or "\n" in value:
+        return "holds a key, not a path: make a file with `tickerplant key make` and name it"
+    return "must not hold a NUL character" if "\0" in value else None
+
+
+def _key_id_problem(value: str) -> str | None:
+    if _PEM_MARK in value:
+        return "holds a private key: this is the id of the key; save the key in a file"
+    if re.search(r"[^\x21-\x7e]", value) or len(value) > 128:
+        return "must be the id of an API key: at most 128 ASCII characters without blanks"
+    return None
+
+
+def _range_problem(value: int, *, low: int, high: int, what: str = "") -> str | None:
+    return None if low <= value <= high else f"must be {low} to {high}{what}"
+
+
+def _rate_problem(value: int) -> str | None:
+    return _range_problem(value, low=64 * 1024, high=1024**4, what=" (bytes a second)")
+
+
+def _tickers_problem(values: tuple[str, ...]) -> str | None:
+    for value in values:
+        if not value or len(value.encode()) > TICKER_MAX_BYTES or _NOT_IN_TICKER.search(value):
+            return (
+                f"{shown(value)} is not a ticker; write a list of whole tickers, "
+                'like ["KXBTC15M-26NOV21", "KXINX"]'
+            )
+    return None
+
+
+def _address_problem(
+    value: str, *, optional: bool = False, any_allowed: bool = False
+) -> str | None:
+    if optional and not value:
+        return None
+    try:
+        address = ipaddress.IPv4Address(value)
+    except ValueError:
+        return "must be an IPv4 address of this host, like 127.0.0.1 (`ip -4 address` lists them)"
+    if address.is_multicast or (address.is_unspecified and not any_allowed):
+        return "must be the address of one interface, like 127.0.0.1 (`ip -4 address` lists them)"
+    return None
+
+
+def _group_problem(value: str, *, optional: bool = False) -> str | None:
+    if optional and not value:
+        return None
+    try:
+        first = ipaddress.IPv4Address(value)
+        last = first + (len(Stream) - 1)
+    except ValueError:
+        first = last = ipaddress.IPv4Address(0)
+    if not (first.is_multicast and last.is_multicast):
+        return "must be an IPv4 multicast address, best one of 239.192.0.0/14, like 239.192.77.1"
+    if first in ipaddress.IPv4Network("224.0.0.0/24"):
+        return "is reserved for routing protocols; take one of 239.192.0.0/14, like 239.192.77.1"
+    return None
+
+
+def _choice_problem(value: str, *, choices: tuple[str, ...]) -> str | None:
+    if value in choices:
+        return None
+    close = get_close_matches(value.lower(), choices, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"must be one of {', '.join(choices)}{hint}"
+
+
+def _directory_problem(value: str) -> str | None:
+    return "must be the path of a folder" if "\0" in value or "\n" in value else None
+
+
+_WEBSOCKET_EXAMPLE = "wss://external-api-ws.kalshi.com/trade-api/ws/v2"
+_REST_EXAMPLE = "https://external-api.kalshi.com/trade-api/v2"
+
+CHECKS: Mapping[str, Callable[[Any], str | None]] = {
+    "exchange.websocket_url": partial(
+        _url_problem, schemes=("wss", "ws"), example=_WEBSOCKET_EXAMPLE
+    ),
+    "exchange.rest_url": partial(_url_problem, schemes=("https", "http"), example=_REST_EXAMPLE),
+    "exchange.key_id": _key_id_problem,
+    "exchange.key_path": _key_path_problem,
+    "exchange.connections": partial(_range_problem, low=1, high=CONNECTIONS_MAX),
+    "exchange.max_clock_skew_ms": partial(
+        _range_problem, low=1_000, high=60_000, what=" (milliseconds)"
+    ),
+    "markets.tickers": _tickers_problem,
+    "markets.series": _tickers_problem,
+    "markets.events": _tickers_problem,
+    "publish.interface": _address_problem,
+    "publish.group_a": _group_problem,
+    "publish.group_b": partial(_group_problem, optional=True),
+    "publish.interface_b": partial(_address_problem, optional=True),
+    "publish.port": partial(_range_problem, low=1, high=65_535),
+    "publish.ttl": partial(_range_problem, low=0, high=255),
+    "publish.publisher": partial(_range_problem, low=0, high=65_535),
+    "publish.key_path": _datagram_key_path_problem,
+    "verify.interval_ms": partial(_range_problem, low=0, high=3_600_000, what=" (milliseconds)"),
+    "verify.upstream_interval_ms": partial(
+        _range_problem, low=0, high=3_600_000, what=" (milliseconds)"
+    ),
+    "metrics.address": partial(_address_problem, any_allowed=True),
+    "metrics.port": partial(_range_problem, low=0, high=65_535, what=" (0: any free port)"),
+    "ticklog.directory": _directory_problem,
+    "ticklog.segment_max_bytes": partial(
+        _range_problem, low=64 * 1024, high=4 * 1024**3, what=" (bytes)"
+    ),
+    "ticklog.segment_max_s": partial(_range_problem, low=1, high=86_400, what=" (seconds)"),
+    "ticklog.fsync": partial(_choice_problem, choices=FSYNC_POLICIES),
+    "ticklog.fsync_interval_ms": partial(
+        _range_problem, low=10, high=60_000, what=" (milliseconds)"
+    ),
+    "ticklog.retain_s": partial(_range_problem, low=60, high=10 * 366 * 86_400, what=" (seconds)"),
+    "ticklog.retain_bytes": partial(_range_problem, low=64 * 1024, high=1024**5, what=" (bytes)"),
+    "ticklog.max_bytes": partial(_range_problem, low=64 * 1024, high=1024**5, what=" (bytes)"),
+    "recovery.address": partial(_address_problem, any_allowed=True),
+    "recovery.port": partial(_range_problem, low=0, high=65_535, what=" (0: any free port)"),
+    "recovery.metrics_port": partial(
+        _range_problem, low=0, high=65_535, what=" (0: any free port)"
+    ),
+    "recovery.client_bytes_per_second": _rate_problem,
+    "recovery.total_bytes_per_second": _rate_problem,
+    "recovery.connections_max": partial(_range_problem, low=1, high=RECOVERY_CONNECTIONS_MAX),
+    "recovery.connections_per_client_max": partial(
+        _range_problem, low=1, high=RECOVERY_CONNECTIONS_MAX
+    ),
+    "recovery.checkpoint_interval_s": partial(_range_problem, low=1, high=3_600, what=" (seconds)"),
+    "recovery.niceness": partial(_range_problem, low=0, high=19),
+    "log.level": partial(_choice_problem, choices=LOG_LEVELS),
+    "log.format": partial(_choice_problem, choices=LOG_FORMATS),
+    "state.directory": _directory_problem,
+}
+"""For each key that its type alone does not check: value to what is wrong with it, or None."""
