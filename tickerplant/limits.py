@@ -389,8 +389,8 @@ SNAPSHOT_SHARE_NS = 100_000_000
 """A cut not older than this serves further snapshots whose sequences it has."""
 TAIL_FLUSH_DATAGRAMS_MAX = 8_192
 """Datagrams of one flush of the plant that wait for its end; beyond it the flush is taken in parts."""
-TAIL_BATCHES_MAX = 16
-"""Batches read and not yet in the books; beyond it nothing more is read until the books have followed."""
+TAIL_BACKLOG_DATAGRAMS_MAX = 16_384
+"""Datagrams read and not yet in the books; beyond it nothing more is read until the books have followed."""
 TAIL_TURN_MESSAGES = 2_000
 TAIL_TURN_LEVELS = 8_192
 """Messages that go into the books, or levels that are encoded for a cut meanwhile, in one go."""

@@ -13,7 +13,7 @@ from tickerplant.core.wire import Header, Kind, decode_header
 from tickerplant.errors import WireError
 from tickerplant.limits import (
     RECOVERY_READ_BYTES,
-    TAIL_BATCHES_MAX,
+    TAIL_BACKLOG_DATAGRAMS_MAX,
     TAIL_FLUSH_DATAGRAMS_MAX,
     TAIL_QUIET_NS,
     TAIL_TURN_LEVELS,
@@ -70,6 +70,7 @@ class LogTail:
         self._segment: Segment | None = None
         self._batches: deque[tuple[LogBatch, list[Entry]]] = deque()
         self._taken = 0
+        self._untaken = 0
         self._flush: list[tuple[Header, bytes]] = []
         self._grown_ns = 0
         recent.clear(state.session)
@@ -82,7 +83,7 @@ class LogTail:
     @property
     def backlog(self) -> int:
         """Datagrams read and not yet in the books."""
-        return sum(len(entries) for _, entries in self._batches) - self._taken + len(self._flush)
+        return self._untaken + len(self._flush)
 
     def close(self) -> None:
         """Close the files."""
@@ -95,7 +96,7 @@ class LogTail:
 
         Raises `OSError`; it may be called again.
         """
-        if len(self._batches) >= TAIL_BATCHES_MAX:
+        if self._untaken >= TAIL_BACKLOG_DATAGRAMS_MAX:
             return False
         start = self._reader.position
         batch = self._reader.read()
@@ -109,6 +110,7 @@ class LogTail:
             start = self._enter_segment(batch, start)
         entries = self._take(batch)
         self._batches.append((batch, entries))
+        self._untaken += len(entries)
         if entries:
             self.datagrams += len(entries)
             tail = TailBatch(start or LogPosition(*batch.segment), entries)
@@ -185,6 +187,7 @@ class LogTail:
                         return True
                 self._flush.append((header, datagram))
                 self._taken += 1
+                self._untaken -= 1
             self._batches.popleft()
             self._taken = 0
         is_quiet = self.is_at_end and now_ns - self._grown_ns >= TAIL_QUIET_NS
