@@ -411,6 +411,10 @@ RECOVERY_STOP_TIMEOUT_S = 3
 RECOVERY_RETRY_S = 1.0
 """How often the log's folder is tried again, while it cannot be read, and its owner's word and segments are read."""
 
+# --- store ----------------------------------------------------------------------------------------
+ROW_CLOCK_DIFFERENCE_MAX_NS = 24 * 3_600 * 1_000_000_000
+"""Exchange time of a live trade so far from its receive time is none: the row takes the receive time."""
+
 # --- operator's shell -----------------------------------------------------------------------------
 CONFIG_FILE_MAX_BYTES = 1024 * 1024
 """A larger configuration file is refused."""
