@@ -28,6 +28,9 @@ DATAGRAM_KEY_FILE_MAX_BYTES = 8 * 1024
 """A larger file is refused unread: it is no file of datagram keys."""
 REPLAY_WINDOW_NS = 60_000_000_000
 """With keys: a datagram sent longer ago, or further ahead, by the receiver's clock is refused, counted."""
+SEQUENCE_AHEAD_MESSAGES = 1_000_000
+"""No stream publishes so many messages a second. Without keys a sequence further ahead than that in the time since the
+stream was last heard, and one second more, is refused as forged, counted."""
 
 # --- numbers --------------------------------------------------------------------------------------
 PRICE_E4_MAX = 10_000
@@ -221,6 +224,8 @@ SESSION_FINISH_NS = 1_000_000_000
 """What an old session lacks is waited for as long as recovery makes progress, and so long without; then it is a gap."""
 SESSION_CANDIDATES_MAX = 4
 """Higher sessions of one plant that wait for confirmation; datagrams of further ones are refused, counted."""
+END_OF_SESSION_DOUBT_NS = 500_000_000
+"""A heartbeat so long after an end of session shows that the plant lives and the end was forged."""
 STREAM_DEAD_NS = 3_000_000_000
 """Neither data nor heartbeat for so long: the stream is dead, its books are STALE."""
 SUBSCRIBER_QUEUE_MESSAGES = 65_536
@@ -505,6 +510,7 @@ assert RECOVERY_ANSWER_NS < JOIN_WAIT_NS < REPAIR_GIVE_UP_NS
 assert SESSION_FINISH_NS < REPAIR_GIVE_UP_NS < RESUME_PATIENCE_NS
 assert list(GAP_FILL_AT_NS) == sorted(GAP_FILL_AT_NS)
 assert GAP_FILL_AT_NS[-1] + GAP_FILL_LAST_WAIT_NS >= STREAM_BEHIND_NS
+assert END_OF_SESSION_AT_NS[-1] < END_OF_SESSION_DOUBT_NS < HEARTBEAT_INTERVAL_NS
 assert list(HEARTBEAT_AFTER_DATA_NS) == sorted(HEARTBEAT_AFTER_DATA_NS)
 assert HEARTBEAT_AFTER_DATA_NS[-1] < HEARTBEAT_INTERVAL_NS
 assert RECONNECT_BASE_NS < RECONNECT_CAP_NS

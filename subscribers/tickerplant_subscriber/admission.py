@@ -3,6 +3,8 @@
 With keys every datagram must be signed under one of them and have been sent within the replay window of our clock.
 What was recorded from the wire and is sent again within the window is authentic: sequences make it a duplicate, the
 session fences it, and it is no sign of life, because only a datagram sent after all that was heard so far is one.
+
+Without keys nobody can tell a forged datagram from a real one; only what no plant can have sent is refused.
 """
 
 from typing import NamedTuple
@@ -10,7 +12,11 @@ from typing import NamedTuple
 from tickerplant.core.keyring import KeyRing
 from tickerplant.core.wire import Header
 from tickerplant.errors import AuthenticationError
-from tickerplant.limits import REPLAY_WINDOW_NS
+from tickerplant.limits import (
+    REPLAY_WINDOW_NS,
+    SEQUENCE_AHEAD_MESSAGES,
+    SESSION_AHEAD_MAX_NS,
+)
 
 _SECOND_NS = 1_000_000_000
 _NEVER = (0, 0)
@@ -67,6 +73,23 @@ class Admission:
             "outside_replay_window",
             f"sent {apart} by our clock: played back, or the clocks of the two hosts differ",
         )
+
+    def sequence_refusal(
+        self, header: Header, known: int, heard_ns: int | None, now_ns: int
+    ) -> Refusal | None:
+        """Why a sequence ahead of `known` is refused; None if it may count.
+
+        `heard_ns` is when the stream was last heard, None if it never was in the datagram's session.
+        """
+        if self.key_ring is not None:
+            return None
+        if heard_ns is None:
+            heard_ns = header.session - SESSION_AHEAD_MAX_NS
+            known = 1
+        elapsed_ns = max(0, now_ns - heard_ns) + _SECOND_NS
+        if header.seq <= known + SEQUENCE_AHEAD_MESSAGES * elapsed_ns // _SECOND_NS:
+            return None
+        return Refusal("sequence_ahead", f"sequence {header.seq} after {known} so soon is forged")
 
     def news(self, stream_key: int, line: int, header: Header) -> News:
         """What an accepted datagram says about whether the plant lives; `stream_key` is unique for plant and stream.

@@ -20,6 +20,7 @@ from tickerplant.core.wire import (
 )
 from tickerplant.errors import WireError
 from tickerplant.limits import (
+    END_OF_SESSION_DOUBT_NS,
     REORDER_DATAGRAMS_MAX,
     REORDER_WAIT_NS,
     SESSION_CONFIRM_NS,
@@ -81,6 +82,9 @@ class Arbiter(RepairIntake):
         if state is None or header.session != state.session:
             self._receive_special(line, key, header, datagram, now_ns)
             return
+        seq = header.seq
+        if seq > state.known and self._is_too_far(line, state, header, now_ns):
+            return
         line_state = state.lines[line]
         news = self.admission.news(key, line, header)
         if news.on_stream:
@@ -90,7 +94,6 @@ class Arbiter(RepairIntake):
         if header.kind:
             self._receive_heartbeat(state, line, header, datagram, now_ns, news)
             return
-        seq = header.seq
         line_state.datagrams += 1
         line_state.messages += header.message_count
         end = seq + header.message_count
@@ -116,7 +119,7 @@ class Arbiter(RepairIntake):
         """As `receive` for a stream that is dead, ended, held, not heard yet, or between two sessions."""
         self._now_ns = now_ns
         state = self._admit(line, header, now_ns)
-        if state is None:
+        if state is None or self._is_too_far(line, state, header, now_ns):
             return
         line_state = state.lines[line]
         news = self.admission.news(key, line, header)
@@ -158,6 +161,17 @@ class Arbiter(RepairIntake):
             return header
         self._refuse(line, refusal.error, refusal.detail, now_ns)
         return None
+
+    def _is_too_far(self, line: int, state: StreamState, header: Header, now_ns: int) -> bool:
+        """Whether a datagram is refused because its sequence cannot be true."""
+        if header.seq <= state.known:
+            return False
+        heard_ns = state.last_heard_ns if state.heard else None
+        refusal = self.admission.sequence_refusal(header, state.known, heard_ns, now_ns)
+        if refusal is None:
+            return False
+        self._refuse(line, refusal.error, refusal.detail, now_ns)
+        return True
 
     def _receive_out_of_order(
         self,
@@ -213,6 +227,8 @@ class Arbiter(RepairIntake):
         self._count_line_loss(state, line, body, now_ns)
         state.reveal(header.seq, now_ns, REORDER_WAIT_NS, hole_cause)
         if header.kind == Kind.END_OF_SESSION and header.seq == state.known:
+            if not state.end_seq:
+                state.end_heard_ns = now_ns
             state.end_seq = header.seq
         self._go_on(state)
         self._keep_bounds(state)
@@ -228,10 +244,19 @@ class Arbiter(RepairIntake):
     def _revive(self, state: StreamState, header: Header) -> GapCause:
         """A dead or ended stream is heard again; returns the cause of what may be missing since then."""
         if state.ended:
-            state.ended = header.seq + header.message_count <= state.end_seq
-            return GapCause.NETWORK
+            if not self._contradicts_end(state, header):
+                return GapCause.NETWORK
+            state.ended = False
+            state.end_seq = 0
         self._tell_alive(state, contiguous=not state.holes and header.seq <= state.known)
         return GapCause.STREAM_DEAD
+
+    def _contradicts_end(self, state: StreamState, header: Header) -> bool:
+        """Whether the end of session that was heard is forged: the plant goes on after it."""
+        if header.seq + header.message_count > state.end_seq:
+            return True
+        is_late = self._now_ns - state.end_heard_ns > END_OF_SESSION_DOUBT_NS
+        return header.kind == Kind.HEARTBEAT and is_late
 
     def _is_repaired(self) -> bool:
         """Whether a hole is anything but a gap after the wait."""

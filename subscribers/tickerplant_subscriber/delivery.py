@@ -61,7 +61,7 @@ class Delivery:
         """Hands out and tells whatever is due on a stream."""
         while self._step(state):
             pass
-        if state.end_seq and not state.ended and state.expected == state.end_seq:
+        if state.end_seq and not state.ended and state.expected == state.end_seq == state.known:
             state.ended = True
             self._tell(SessionEnded(state.stream, state.session, **_plant_of(state)))
         if self._is_up_to_date(state):

@@ -128,7 +128,8 @@ class DatagramsRefused(Event, frozen=True, gc=False):
 
     `error` is the name of the wire error (`ForeignDatagramError`: another protocol on the group,
     `AuthenticationError`: not signed with one of our keys) or one of `outside_replay_window`, `session_ahead`,
-    `unexpected_stream`, `too_many_plants`. `count` is the total so far, `detail` the last one.
+    `session_unconfirmed`, `sequence_ahead`, `unexpected_stream`, `too_many_plants`. `count` is the total so far,
+    `detail` the last one.
     """
 
     line: int

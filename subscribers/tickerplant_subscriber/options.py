@@ -22,6 +22,7 @@ class NetworkOptions(TypedDict, total=False):
     group_b: str
     port: int
     source: str
+    source_b: str
     receive_buffer_bytes: int
     key_path: str
     replay_window_ms: int
@@ -44,7 +45,9 @@ class ReceiverOptions(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 26400
     """UDP port of every group."""
     source: str = ""
-    """IPv4 address of the plant's host for a source-specific join; empty: any source."""
+    """IPv4 address that line A is sent from, for a source-specific join; empty: any source."""
+    source_b: str = ""
+    """The same for line B; empty: as line A."""
     receive_buffer_bytes: int = SUBSCRIBER_RECEIVE_BUFFER_BYTES
     """Kernel receive buffer asked for, of each socket."""
     key_path: str = ""
@@ -58,7 +61,7 @@ class ReceiverOptions(msgspec.Struct, frozen=True, kw_only=True):
             group = getattr(self, name)
             if group or name == "group_a":
                 _check_group(name, group)
-        for name in ("interface", "interface_b", "source"):
+        for name in ("interface", "interface_b", "source", "source_b"):
             address = getattr(self, name)
             if address or name == "interface":
                 _check_address(name, address)
@@ -74,12 +77,13 @@ class ReceiverOptions(msgspec.Struct, frozen=True, kw_only=True):
             )
 
     @property
-    def lines(self) -> tuple[tuple[str, str], ...]:
-        """(first group, interface) of each line in use."""
-        line_a = (self.group_a, self.interface)
+    def lines(self) -> tuple[tuple[str, str, str], ...]:
+        """(first group, interface, source) of each line in use."""
+        line_a = (self.group_a, self.interface, self.source)
         if not self.group_b:
             return (line_a,)
-        return (line_a, (self.group_b, self.interface_b or self.interface))
+        interface_b, source_b = self.interface_b or self.interface, self.source_b or self.source
+        return (line_a, (self.group_b, interface_b, source_b))
 
 
 def group_of(first_group: str, stream: int) -> str:

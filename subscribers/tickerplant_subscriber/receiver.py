@@ -98,13 +98,13 @@ class Receiver:
         """Joins the groups. Raises `NetworkSetupError`, with nothing left open."""
         options = self._options
         try:
-            for line, (first_group, interface) in zip(Line, options.lines, strict=False):
+            for line, (first_group, interface, source) in zip(Line, options.lines, strict=False):
                 for stream in sorted(self._streams):
                     receiver = open_group_socket(
                         group_of(first_group, stream),
                         options.port,
                         interface,
-                        options.source,
+                        source,
                         options.receive_buffer_bytes,
                     )
                     group_socket = GroupSocket(line, stream, receiver, inode_of(receiver))

@@ -129,6 +129,10 @@ class SessionTracker(Delivery):
             detail = f"session {header.session} is {ahead_ns // 1_000_000_000} s ahead of the clock"
             self._refuse(line, "session_ahead", detail, now_ns)
             return None
+        refusal = self.admission.sequence_refusal(header, 1, None, now_ns)
+        if refusal is not None:
+            self._refuse(line, refusal.error, refusal.detail, now_ns)
+            return None
         if plant is None:
             if len(self.plants) >= PLANTS_MAX:
                 self._refuse(line, "too_many_plants", f"publisher {header.publisher}", now_ns)

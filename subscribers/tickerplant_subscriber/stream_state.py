@@ -141,6 +141,7 @@ class StreamState:
     holes: list[Hole] = field(default_factory=list)
     buffered: "SortedDict[int, Buffered]" = field(default_factory=SortedDict)
     end_seq: int = 0
+    end_heard_ns: int = 0
     flags: int = 0
     dead: bool = False
     ended: bool = False
@@ -197,6 +198,7 @@ class StreamState:
         self.holes = ahead.holes
         self.buffered = ahead.buffered
         self.end_seq = ahead.end_seq
+        self.end_heard_ns = ahead.end_heard_ns
         self.flags = ahead.flags
         self.heard = ahead.heard
         self.last_heard_ns = max(self.last_heard_ns, ahead.last_heard_ns)

@@ -20,13 +20,21 @@ from tickerplant.core.wire import (
     encode_datagram,
     encode_heartbeat,
 )
-from tickerplant.limits import REPLAY_WINDOW_NS, STREAM_DEAD_NS
+from tickerplant.limits import (
+    END_OF_SESSION_DOUBT_NS,
+    REORDER_WAIT_NS,
+    REPLAY_WINDOW_NS,
+    SEQUENCE_AHEAD_MESSAGES,
+    STREAM_DEAD_NS,
+)
 from tickerplant_subscriber.admission import Admission
 from tickerplant_subscriber.arbiter import Arbiter
 from tickerplant_subscriber.events import (
     DatagramsRefused,
     Event,
+    Gap,
     SessionChanged,
+    SessionEnded,
     StreamAlive,
     StreamDead,
 )
@@ -302,6 +310,95 @@ def test_a_plant_whose_clock_was_set_back_between_sessions_is_heard(
     subscription.advance(NOW_NS + STREAM_DEAD_NS + MS)
     dead = {event.stream for event in subscription.events(StreamDead)}  # type: ignore[attr-defined]
     assert TRADE not in dead
+
+
+# --- without keys: what cannot be true --------------------------------------------------------------
+
+
+@pytest.fixture
+def unkeyed() -> Subscription:
+    """One without keys that has heard the first two trades."""
+    made = Subscription(ring=None)
+    made.receive(trade(1, 2, ring=None))
+    return made
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        trade(2**60, ring=None),
+        trade(SEQUENCE_AHEAD_MESSAGES + 4, ring=None),
+        heartbeat(2**60, ring=None),
+        heartbeat(2**60, ring=None, kind=Kind.END_OF_SESSION),
+        trade(2**60, ring=None, session=SESSION + 1),
+    ],
+    ids=["data", "just too far", "heartbeat", "end of session", "higher session"],
+)
+def test_a_sequence_that_cannot_be_true_is_refused(unkeyed: Subscription, forged: bytes) -> None:
+    before = list(unkeyed.output)
+    for _ in range(3):
+        unkeyed.receive(forged)
+    assert unkeyed.refusals() == {"sequence_ahead": 3}
+    assert unkeyed.output == before
+    assert all(not state.holes for state in unkeyed.arbiter.states())
+    unkeyed.receive(trade(3, ring=None))
+    assert unkeyed.seqs() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("silent_s", [0, 30, 3_600])
+def test_what_a_plant_can_have_published_meanwhile_is_believed(
+    unkeyed: Subscription, silent_s: int
+) -> None:
+    """After a blackout the stream goes on; what is missing is a gap."""
+    unkeyed.advance(NOW_NS + silent_s * 1_000 * MS)
+    furthest = 3 + SEQUENCE_AHEAD_MESSAGES * (silent_s + 1)
+    unkeyed.receive(trade(furthest + 1, ring=None))
+    assert unkeyed.seqs() == [1, 2]
+    unkeyed.receive(trade(furthest, ring=None))
+    unkeyed.advance(unkeyed.now_ns + REORDER_WAIT_NS)
+    assert unkeyed.seqs() == [1, 2, furthest]
+    (gap,) = unkeyed.events(Gap)
+    assert (gap.from_seq, gap.to_seq) == (3, furthest - 1)  # type: ignore[attr-defined]
+
+
+def test_the_first_sequence_of_a_late_join_is_bounded_by_the_age_of_the_session() -> None:
+    unkeyed = Subscription(ring=None)
+    unkeyed.receive(trade(10**9, ring=None))
+    assert unkeyed.refusals() == {"sequence_ahead": 1}
+    assert not unkeyed.arbiter.plants
+    unkeyed.receive(trade(50_000_000, ring=None))
+    assert unkeyed.events(SessionChanged)
+
+
+def test_with_keys_a_signed_sequence_is_true_however_far(subscription: Subscription) -> None:
+    subscription.receive(trade(2**60))
+    subscription.advance(NOW_NS + REORDER_WAIT_NS)
+    assert subscription.seqs() == [1, 2, 2**60]
+
+
+def test_an_end_of_session_that_the_plant_contradicts_was_forged(unkeyed: Subscription) -> None:
+    unkeyed.receive(heartbeat(3, ring=None, kind=Kind.END_OF_SESSION))
+    assert unkeyed.events(SessionEnded)
+    unkeyed.receive(trade(3, ring=None))
+    (alive,) = unkeyed.events(StreamAlive)
+    assert alive.contiguous  # type: ignore[attr-defined]
+    unkeyed.receive(trade(4, ring=None))
+    assert unkeyed.seqs() == [1, 2, 3, 4]
+    assert len(unkeyed.events(SessionEnded)) == 1
+
+
+def test_a_heartbeat_long_after_an_end_of_session_contradicts_it(unkeyed: Subscription) -> None:
+    """One that comes soon after was only late."""
+    unkeyed.receive(heartbeat(3, ring=None, kind=Kind.END_OF_SESSION))
+    unkeyed.advance(NOW_NS + END_OF_SESSION_DOUBT_NS)
+    unkeyed.receive(heartbeat(3, ring=None))
+    assert not unkeyed.events(StreamAlive)
+    unkeyed.advance(NOW_NS + END_OF_SESSION_DOUBT_NS + MS)
+    unkeyed.receive(heartbeat(3, ring=None, kind=Kind.END_OF_SESSION))
+    assert not unkeyed.events(StreamAlive)
+    unkeyed.receive(heartbeat(3, ring=None))
+    (alive,) = unkeyed.events(StreamAlive)
+    assert alive.contiguous  # type: ignore[attr-defined]
 
 
 # --- any attack on any feed -------------------------------------------------------------------------

@@ -59,6 +59,7 @@ def add_subscription_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--group-b", metavar="GROUP", help="first multicast group of line B")
     group.add_argument("--port", type=int, help="UDP port of every group")
     group.add_argument("--source", metavar="ADDRESS", help="accept this sender only")
+    group.add_argument("--source-b", metavar="ADDRESS", help="the same for line B (default: as A)")
     group.add_argument(
         "--key",
         metavar="FILE",
@@ -83,5 +84,6 @@ def network_options_of(arguments: argparse.Namespace) -> "NetworkOptions":
         "group_b": arguments.group_b or publish.group_b,
         "port": publish.port if arguments.port is None else arguments.port,
         "source": arguments.source or "",
+        "source_b": arguments.source_b or "",
         "key_path": arguments.datagram_key_path or publish.key_path,
     }
