@@ -230,6 +230,27 @@ class RecoveryConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     """How far recovery stands back behind the plant when both want the processor; 0: not at all."""
 
 
+class CaptureConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[capture]: everything that goes into the plant, as it came, to be looked at and played again."""
+
+    section: ClassVar[str] = "capture"
+
+    enabled: bool = False
+    """Keep it."""
+    directory: str = ""
+    """Folder of it; empty: `capture` in the state directory."""
+    segment_max_bytes: int = 256 * 1024**2
+    """Size at which another segment file begins."""
+    segment_max_s: int = 3_600
+    """Age, in seconds, at which another segment file begins."""
+    retain_s: int = 7 * 86_400
+    """Age, in seconds, beyond which segments are deleted."""
+    max_bytes: int = 16 * 1024**3
+    """Size of all segments beyond which the oldest are deleted."""
+    compress: bool = True
+    """Compress segments (gzip) once they are closed."""
+
+
 class LogConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[log]: written to standard error."""
 
@@ -269,6 +290,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The tick log."""
     recovery: RecoveryConfig = msgspec.field(default_factory=RecoveryConfig)
     """Recovery."""
+    capture: CaptureConfig = msgspec.field(default_factory=CaptureConfig)
+    """Everything that goes in, kept as it came."""
     log: LogConfig = msgspec.field(default_factory=LogConfig)
     """Log output."""
     state: StateConfig = msgspec.field(default_factory=StateConfig)
@@ -289,6 +312,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 "ticklog.retain_bytes",
                 ticklog.retain_bytes,
                 "must be at least ticklog.segment_max_bytes and at most ticklog.max_bytes",
+            )
+        if self.capture.max_bytes < 2 * self.capture.segment_max_bytes:
+            raise InvalidValueError(
+                "capture.max_bytes",
+                self.capture.max_bytes,
+                "must be at least twice capture.segment_max_bytes",
             )
 
 

@@ -185,6 +185,13 @@ CHECKS: Mapping[str, Callable[[Any], str | None]] = {
     ),
     "recovery.checkpoint_interval_s": partial(_range_problem, low=1, high=3_600, what=" (seconds)"),
     "recovery.niceness": partial(_range_problem, low=0, high=19),
+    "capture.directory": _directory_problem,
+    "capture.segment_max_bytes": partial(
+        _range_problem, low=64 * 1024, high=4 * 1024**3, what=" (bytes)"
+    ),
+    "capture.segment_max_s": partial(_range_problem, low=1, high=86_400, what=" (seconds)"),
+    "capture.retain_s": partial(_range_problem, low=60, high=10 * 366 * 86_400, what=" (seconds)"),
+    "capture.max_bytes": partial(_range_problem, low=128 * 1024, high=1024**5, what=" (bytes)"),
     "log.level": partial(_choice_problem, choices=LOG_LEVELS),
     "log.format": partial(_choice_problem, choices=LOG_FORMATS),
     "state.directory": _directory_problem,

@@ -7,6 +7,7 @@ bodies. The shell calls `flush` after each, sends the datagrams, then sends what
 from collections.abc import Iterator, Sequence
 from zlib import crc32
 
+from tickerplant.core.logformat import NO_SEQS, NextSeqs
 from tickerplant.core.messages import FeedPhase
 from tickerplant.core.packets import Datagram
 from tickerplant.core.plant import Plant
@@ -100,6 +101,14 @@ class KalshiFeed:
         """Every market that lives and was not read over REST since `before_ns` is looked up at the next flush."""
         self.directory.look_up_unread(before_ns)
 
+    def set_log(self, *, is_on: bool, oldest_seqs: NextSeqs = NO_SEQS) -> None:
+        """Whether the tick log takes what follows, and the oldest sequence of each stream that it still has."""
+        self.plant.set_log(is_on=is_on, oldest_seqs=oldest_seqs)
+
+    def lose_log(self, datagrams: list[Datagram]) -> list[Datagram]:
+        """The tick log did not take `datagrams`: these are to be sent instead."""
+        return self.plant.lose_log(datagrams)
+
     def handle_timer(self, now_ns: int) -> list[Datagram]:
         """Everything whose time has come; call when `next_deadline_ns` has passed."""
         deadline_ns = self.directory.next_deadline_ns()
@@ -156,6 +165,11 @@ class KalshiFeed:
             if other_ns is not None and other_ns < deadline_ns:
                 deadline_ns = other_ns
         return deadline_ns
+
+    @property
+    def log_on(self) -> bool:
+        """Whether what is published can be repaired from the tick log."""
+        return self.plant.log_on
 
     @property
     def ended(self) -> bool:

@@ -32,6 +32,7 @@ class Begin(Input, frozen=True, gc=False, tag=0):
     version: str
     verify_interval_ns: int = 0
     check_interval_ns: int = 0
+    log_on: bool = False
 
 
 class Frames(Input, frozen=True, gc=False, tag=1):
@@ -122,6 +123,27 @@ class EndTimer(Input, frozen=True, gc=False, tag=13):
     now_ns: int
 
 
+class Settled(Input, frozen=True, gc=False, tag=14):
+    """The shell has looked at commands, look-ups and deadlines: until more happens, flushes need not."""
+
+    now_ns: int
+
+
+class LogTold(Input, frozen=True, gc=False, tag=15):
+    """How the tick log does: whether it takes what follows, and the oldest sequence of each stream that it has."""
+
+    now_ns: int
+    is_on: bool
+    oldest_seqs: tuple[int, ...]
+
+
+class SessionBegun(Input, frozen=True, gc=False, tag=16):
+    """The plant went over to another session; the ends of the one before went out without the tick log."""
+
+    now_ns: int
+    session: int
+
+
 AnyInput = (
     Begin
     | Frames
@@ -137,6 +159,9 @@ AnyInput = (
     | UnreadLookedUp
     | SessionEnding
     | EndTimer
+    | Settled
+    | LogTold
+    | SessionBegun
 )
 
 encode_inputs = msgspec.msgpack.Encoder().encode

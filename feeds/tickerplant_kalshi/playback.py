@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from tickerplant.core.keyring import KeyRing
 from tickerplant.core.packets import Datagram
 from tickerplant.core.plant import Plant
 from tickerplant.errors import DamagedCaptureError
@@ -18,27 +19,48 @@ from tickerplant_kalshi.inputs import (
     EventRead,
     Flush,
     Frames,
+    LogTold,
     MarketsRead,
     Opened,
     Outgoing,
+    SessionBegun,
     SessionEnding,
+    Settled,
     Timer,
     UnreadLookedUp,
     decode_inputs,
 )
+from tickerplant_kalshi.recording import InputRecorder, RecordedFeed
 
 _NOTHING: list[Datagram] = []
 
 
-def plant_of(begin: Begin) -> Plant:
-    """The plant that a recording began with."""
+def plant_of(begin: Begin, key_ring: KeyRing | None = None) -> Plant:
+    """A plant at its beginning: the one that is recorded, or the same again. Keys sign, and change no body."""
     return Plant(
         begin.session,
         begin.now_ns,
         publisher=begin.publisher,
         previous_session=begin.previous_session,
         final_seqs=begin.final_seqs,
+        log_on=begin.log_on,
+        key_ring=key_ring,
         verify_interval_ns=begin.verify_interval_ns,
+    )
+
+
+def feed_of(begin: Begin, plant: Plant, recorder: InputRecorder | None = None) -> KalshiFeed:
+    """Its feed; with a recorder everything that goes into it is kept from here on."""
+    directory = MarketDirectory(begin.selection)
+    if recorder is not None:
+        return RecordedFeed(plant, directory, begin, recorder)
+    return KalshiFeed(
+        plant,
+        directory,
+        channels=begin.channels,
+        connection_count=begin.connection_count,
+        use_yes_price=begin.use_yes_price,
+        check_interval_ns=begin.check_interval_ns,
     )
 
 
@@ -47,14 +69,7 @@ class Playback:
 
     def __init__(self, begin: Begin) -> None:
         self.begin = begin
-        self.feed = KalshiFeed(
-            plant_of(begin),
-            MarketDirectory(begin.selection),
-            channels=begin.channels,
-            connection_count=begin.connection_count,
-            use_yes_price=begin.use_yes_price,
-            check_interval_ns=begin.check_interval_ns,
-        )
+        self.feed = feed_of(begin, plant_of(begin))
         self._steps: dict[type, Callable[[Any], list[Datagram]]] = {
             Frames: self._frames,
             Activity: self._activity,
@@ -69,6 +84,9 @@ class Playback:
             UnreadLookedUp: self._unread_looked_up,
             SessionEnding: lambda item: self.feed.end_session(item.now_ns),
             EndTimer: lambda item: self.feed.handle_end_timer(item.now_ns),
+            Settled: self._settled,
+            LogTold: self._log_told,
+            SessionBegun: self._session_begun,
         }
 
     def apply(self, item: AnyInput) -> list[Datagram]:
@@ -94,9 +112,7 @@ class Playback:
         return _NOTHING
 
     def _flush(self, item: Flush) -> list[Datagram]:
-        datagrams = self.feed.flush(item.now_ns)
-        self.feed.take_look_ups()
-        return datagrams
+        return self.feed.flush(item.now_ns)
 
     def _outgoing(self, item: Outgoing) -> list[Datagram]:
         self.feed.connections[self._connection(item)].outgoing(item.now_ns)
@@ -125,6 +141,20 @@ class Playback:
     def _unread_looked_up(self, item: UnreadLookedUp) -> list[Datagram]:
         self.feed.look_up_unread(item.now_ns)
         return _NOTHING
+
+    def _settled(self, _item: Settled) -> list[Datagram]:
+        self.feed.settle()
+        self.feed.take_look_ups()
+        return _NOTHING
+
+    def _log_told(self, item: LogTold) -> list[Datagram]:
+        self.feed.set_log(is_on=item.is_on, oldest_seqs=item.oldest_seqs)
+        return _NOTHING
+
+    def _session_begun(self, item: SessionBegun) -> list[Datagram]:
+        ends = self.feed.plant.packets.ends_of_session(item.now_ns)
+        self.feed.begin_session(item.session, item.now_ns)
+        return ends
 
 
 def play(records: Iterable[bytes]) -> Iterator[tuple[int, list[Datagram]]]:

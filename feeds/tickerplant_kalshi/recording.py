@@ -7,6 +7,7 @@ What was read is written right before it is published, in one record: nothing is
 from collections.abc import Sequence
 from typing import Protocol
 
+from tickerplant.core.logformat import NO_SEQS, NextSeqs
 from tickerplant.core.packets import Datagram
 from tickerplant.core.plant import Plant
 from tickerplant.limits import CAPTURE_BATCH_BYTES, CAPTURE_INPUTS_PER_RECORD
@@ -22,10 +23,13 @@ from tickerplant_kalshi.inputs import (
     EventRead,
     Flush,
     Frames,
+    LogTold,
     MarketsRead,
     Opened,
     Outgoing,
+    SessionBegun,
     SessionEnding,
+    Settled,
     Timer,
     UnreadLookedUp,
     encode_inputs,
@@ -186,6 +190,26 @@ class RecordedFeed(KalshiFeed):
         """See `KalshiFeed`."""
         self.recorder.add(UnreadLookedUp(before_ns))
         super().look_up_unread(before_ns)
+
+    def settle(self) -> None:
+        """See `KalshiFeed`."""
+        self.recorder.add(Settled(self.plant.now_ns))
+        super().settle()
+
+    def set_log(self, *, is_on: bool, oldest_seqs: NextSeqs = NO_SEQS) -> None:
+        """See `KalshiFeed`."""
+        self.recorder.add(LogTold(self.plant.now_ns, is_on, oldest_seqs))
+        super().set_log(is_on=is_on, oldest_seqs=oldest_seqs)
+
+    def lose_log(self, datagrams: list[Datagram]) -> list[Datagram]:
+        """See `KalshiFeed`."""
+        self.recorder.add(LogTold(self.plant.now_ns, is_on=False, oldest_seqs=NO_SEQS))
+        return super().lose_log(datagrams)
+
+    def begin_session(self, session: int, now_ns: int) -> None:
+        """See `KalshiFeed`."""
+        self.recorder.add(SessionBegun(now_ns, session))
+        super().begin_session(session, now_ns)
 
     def handle_timer(self, now_ns: int) -> list[Datagram]:
         """See `KalshiFeed`."""

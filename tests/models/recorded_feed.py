@@ -6,10 +6,11 @@ from typing import Any
 from exchange_model import ExchangeModel
 
 from tickerplant.core.messages import MarketPhase
-from tickerplant_kalshi.directory import MarketDirectory, MarketRecord, Selection
+from tickerplant.core.packets import Datagram
+from tickerplant_kalshi.directory import MarketRecord, Selection
 from tickerplant_kalshi.inputs import Begin
-from tickerplant_kalshi.playback import plant_of
-from tickerplant_kalshi.recording import InputRecorder, RecordedFeed
+from tickerplant_kalshi.playback import feed_of, plant_of
+from tickerplant_kalshi.recording import InputRecorder
 
 T0 = 1_795_000_000_000_000_000
 MS = 1_000_000
@@ -65,11 +66,12 @@ class RecordedCourse:
             use_yes_price=chance.choice((False, True)),
             verify_interval_ns=chance.choice((0, 30 * MS)),
             check_interval_ns=chance.choice((0, 50 * MS)),
+            log_on=chance.choice((False, True)),
         )
         self.plant = plant_of(self.begin)
         self.recorder = InputRecorder(self.records)
-        directory = MarketDirectory(self.begin.selection)
-        self.feed = RecordedFeed(self.plant, directory, self.begin, self.recorder)
+        self.feed = feed_of(self.begin, self.plant, self.recorder)
+        self.armed_ns = 2**63
         self.exchanges = [
             ExchangeModel(TICKERS, use_yes_price=self.begin.use_yes_price)
             for _ in self.feed.connections
@@ -80,16 +82,25 @@ class RecordedCourse:
 
     def publish(self) -> None:
         """As the daemon does it."""
-        self.datagrams += self.feed.flush(self.now_ns)
-        self.after_input()
+        self.send(self.feed.flush(self.now_ns))
+        if self.feed.wants_attention(self.armed_ns):
+            self.after_input()
+
+    def send(self, datagrams: list[Datagram]) -> None:
+        """Now and then the tick log does not take them."""
+        if datagrams and self.feed.log_on and not self.chance.randrange(60):
+            datagrams = self.feed.lose_log(datagrams)
+        self.datagrams += datagrams
 
     def after_input(self) -> None:
-        """Commands go to the exchange, look-ups are forgotten."""
+        """Commands go to the exchange, look-ups are forgotten, the timer is armed."""
+        self.feed.settle()
         for connection, exchange in zip(self.feed.connections, self.exchanges, strict=True):
             if connection.is_open and connection.close_reason is None:
                 for command in connection.outgoing(self.now_ns):
                     exchange.command(command)
         self.look_ups += len(self.feed.take_look_ups())
+        self.armed_ns = min(self.armed_ns, self.feed.next_deadline_ns())
 
     # --- what may happen --------------------------------------------------------------------------
 
@@ -97,7 +108,7 @@ class RecordedCourse:
         """One thing, chosen at random."""
         actions = (self.frames, self.frames, self.frames, self.change, self.change, self.timer)
         actions += (self.timer, self.read, self.connect, self.lose, self.junk, self.lifecycle)
-        actions += (self.rest_of_rest,)
+        actions += (self.rest_of_rest, self.log)
         self.now_ns += self.chance.choice((0, 1, MS, 40 * MS))
         self.chance.choice(actions)()
 
@@ -133,7 +144,8 @@ class RecordedCourse:
         """A deadline passes, or time."""
         self.now_ns = max(self.now_ns, self.feed.next_deadline_ns())
         self.now_ns += self.chance.choice(self.pauses_ns)
-        self.datagrams += self.feed.handle_timer(self.now_ns)
+        self.armed_ns = 2**63
+        self.send(self.feed.handle_timer(self.now_ns))
         self.after_input()
 
     def connect(self) -> None:
@@ -197,6 +209,17 @@ class RecordedCourse:
         else:
             self.feed.look_up_unread(self.now_ns)
         self.publish()
+
+    def log(self) -> None:
+        """Housekeeping tells how the tick log does, or goes on in another session if it went off."""
+        if self.feed.log_on:
+            oldest = tuple(self.chance.randint(1, 9) for _ in range(5))
+            self.feed.set_log(is_on=True, oldest_seqs=oldest)
+        elif self.begin.log_on:
+            self.publish()
+            self.datagrams += self.plant.packets.ends_of_session(self.now_ns)
+            self.feed.begin_session(max(self.now_ns, self.plant.session + 1), self.now_ns)
+            self.publish()
 
     def finish(self) -> None:
         """The orderly end."""

@@ -35,6 +35,7 @@ from tickerplant.runtime.capturefolder import (
     take_lock,
 )
 from tickerplant.runtime.capturereader import CaptureReader, capture_sessions, choose_session
+from tickerplant.runtime.captureupkeep import CaptureUpkeep
 from tickerplant.runtime.capturewriter import open_capture
 
 RECORDS = payloads(300)
@@ -378,3 +379,32 @@ def test_a_kill_in_the_middle_loses_nothing_that_was_written(tmp_path):
     )
     assert writer.close()
     assert read_capture(tmp_path) == (payloads(1_000), [], 0)
+
+
+def test_upkeep_never_touches_a_segment_that_is_being_written(tmp_path):
+    """Upkeep that never rests, against a writer that rotates all the time: nothing is lost."""
+    options = options_of(compress=True, segment_max_bytes=500)
+    for number in range(6):
+        folder = tmp_path / str(number)
+        writer = open_capture(folder, SESSION, options)
+        for record in RECORDS:
+            writer.write(record)
+            writer._upkeep.wake()
+        assert writer.is_on
+        assert writer.close()
+        assert read_capture(folder) == (RECORDS, [], 0)
+
+
+def test_a_segment_that_was_just_made_is_the_writer_s_before_it_says_so(tmp_path):
+    """Between two segments none is current; the thread must not take the new one for closed."""
+    write_capture(tmp_path, RECORDS[:80])
+    first, second = capture_files(tmp_path)[:2]
+    upkeep = CaptureUpkeep(tmp_path, options_of(compress=True), second.name)
+    assert upkeep.current is None
+    upkeep.start()
+    eventually(lambda: not first.path.exists(), "compression of the first")
+    upkeep.wake()
+    upkeep.wake()
+    assert upkeep.close(5)
+    assert second.path.exists()
+    assert upkeep.counts["segments_compressed"] == 1

@@ -55,11 +55,13 @@ class OpenSegment(NamedTuple):
 
 
 class CaptureUpkeep:
-    """The thread; `start`, then `close`. `current` and `retired` are the writer's, the other attributes this one's."""
+    """The thread; `start`, then `close`. `current`, `first_open` and `retired` are the writer's."""
 
-    def __init__(self, folder: Path, options: CaptureOptions) -> None:
-        """Of one folder, which is locked."""
+    def __init__(self, folder: Path, options: CaptureOptions, first_open: CaptureName) -> None:
+        """Of one folder, which is locked; `first_open` will be the first segment."""
         self.current: OpenSegment | None = None
+        self.first_open = first_open
+        """The first segment that is or will be written to: those before it are closed for good."""
         self.retired: deque[int] = deque()
         """Descriptors to sync and close."""
         self.trouble = ""
@@ -82,7 +84,7 @@ class CaptureUpkeep:
         """Start the thread. Raises `OSError` if the folder cannot be listed."""
         for path in self._folder.glob(f"*{PART_SUFFIX}"):
             path.unlink(missing_ok=True)
-        self.closed_bytes = sum(file.size_bytes for file in capture_files(self._folder))
+        self.closed_bytes = sum(file.size_bytes for file in self._closed())
         self._thread.start()
 
     def wake(self) -> None:
@@ -155,8 +157,8 @@ class CaptureUpkeep:
     # --- retention --------------------------------------------------------------------------------
 
     def _closed(self) -> list[CaptureFile]:
-        segment = self.current
-        return [f for f in capture_files(self._folder) if segment is None or f.name < segment.name]
+        first_open = self.first_open
+        return [file for file in capture_files(self._folder) if file.name < first_open]
 
     def _survey(self) -> None:
         files = deque(self._closed())

@@ -69,7 +69,7 @@ class CaptureWriter:
         self._turn_at = 0
         self._ordinal = 0
         self._opened_s = 0.0
-        self._upkeep = CaptureUpkeep(folder, options)
+        self._upkeep = CaptureUpkeep(folder, options, CaptureName(session, 1))
 
     # --- hot path ---------------------------------------------------------------------------------
 
@@ -161,6 +161,7 @@ class CaptureWriter:
         upkeep = self._upkeep
         file, self._file = self._file, -1
         upkeep.current = None
+        upkeep.first_open = CaptureName(self.session, self._ordinal + 1)
         upkeep.closed_bytes += self._offset
         self.record_bytes += self._offset - CAPTURE_HEADER_BYTES
         upkeep.retired.append(file)

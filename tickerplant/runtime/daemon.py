@@ -9,17 +9,18 @@ import gc
 import ssl
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from tickerplant import __version__
 from tickerplant.config import Config
 from tickerplant.core.messages import FeedPhase
 from tickerplant.core.packets import Datagram
-from tickerplant.core.plant import Plant
 from tickerplant.limits import LOOK_UPS_AT_ONCE, SESSION_LISTEN_NS
 from tickerplant.runtime.clock import ClockOffset, require_clock
 from tickerplant.runtime.datagram_keys import DatagramKeys
+from tickerplant.runtime.feed_capture import FeedCapture, open_feed_capture
 from tickerplant.runtime.health import Readiness, SystemdNotifier, readiness_of
 from tickerplant.runtime.housekeeping import Housekeeping, WarningTail
 from tickerplant.runtime.metrics import Metrics, MetricsServer
@@ -31,14 +32,18 @@ from tickerplant.runtime.startup import open_session_state
 from tickerplant.runtime.steady_clock import DeadlineTimer, SteadyClock
 from tickerplant.runtime.supervise import Supervisor
 from tickerplant_kalshi.auth import Signer
-from tickerplant_kalshi.directory import MarketDirectory
-from tickerplant_kalshi.feed import KalshiFeed
+from tickerplant_kalshi.inputs import Begin
+from tickerplant_kalshi.playback import feed_of, plant_of
 from tickerplant_kalshi.reading import MarketReader
 from tickerplant_kalshi.records import COMBO_PREFIX
 from tickerplant_kalshi.rest import RestClient
 from tickerplant_kalshi.selection import Selection
 from tickerplant_kalshi.session import ExchangeSession, StartGate
 from tickerplant_kalshi.sources import FeedSource, PlantSource, SessionSource
+
+if TYPE_CHECKING:
+    from tickerplant.core.plant import Plant
+    from tickerplant_kalshi.feed import KalshiFeed
 
 _SECOND_NS = 1_000_000_000
 _MILLISECOND_NS = 1_000_000
@@ -93,6 +98,7 @@ class Daemon:
         self._timer = DeadlineTimer(
             self.clock.now_ns, self.supervisor.guard("timer", self._fire_timer)
         )
+        self.capture: FeedCapture | None = None
         self._reader: MarketReader
         self._housekeeping: Housekeeping
         self._seen_phase = FeedPhase.CONNECTING
@@ -167,7 +173,13 @@ class Daemon:
             heard_session = await listening
         self.sessions = Sessions(self.config, state, ticklog, self.clock, self.log, self._keys)
         resources.callback(self.sessions.close)
-        self._build(self.sessions.begin(heard_session), rest)
+        begin = self._begin_of(self.sessions.begin(heard_session))
+        self.capture = open_feed_capture(
+            self.config.capture, self._state_directory, begin.session, self.clock, self.log
+        )
+        if self.capture is not None:
+            resources.push_async_callback(self.capture.close)
+        self._build(begin, rest)
         self._add_sources()
         self.started.set()
         self.publish()
@@ -206,28 +218,31 @@ class Daemon:
             require_clock(offset, exchange.max_clock_skew_ms * _MILLISECOND_NS)
         return rest
 
-    def _build(self, beginning: Beginning, rest: RestClient) -> None:
+    def _begin_of(self, beginning: Beginning) -> Begin:
+        """With what feed and plant are made; the capture begins with it."""
         config = self.config
-        selection = selection_of(config)
-        self.plant = Plant(
-            beginning.session,
-            self.clock.now_ns(),
+        return Begin(
+            now_ns=self.clock.now_ns(),
+            session=beginning.session,
             publisher=config.publish.publisher,
             previous_session=beginning.previous_session,
             final_seqs=beginning.final_seqs,
-            log_on=beginning.log_on,
-            key_ring=self._keys.ring,
-            verify_interval_ns=config.verify.interval_ms * _MILLISECOND_NS,
-        )
-        self.outlet = Outlet(self.plant, self.sessions.ticklog, self.publisher)
-        self.feed = KalshiFeed(
-            self.plant,
-            MarketDirectory(selection),
+            selection=selection_of(config),
             channels=channels_of(config),
             connection_count=config.exchange.connections,
             use_yes_price=config.exchange.use_yes_price,
+            version=__version__,
+            verify_interval_ns=config.verify.interval_ms * _MILLISECOND_NS,
             check_interval_ns=config.verify.upstream_interval_ms * _MILLISECOND_NS,
+            log_on=beginning.log_on,
         )
+
+    def _build(self, begin: Begin, rest: RestClient) -> None:
+        config = self.config
+        self.plant = plant_of(begin, self._keys.ring)
+        recorder = None if self.capture is None else self.capture.recorder
+        self.feed = feed_of(begin, self.plant, recorder)
+        self.outlet = Outlet(self.feed, self.sessions.ticklog, self.publisher)
         gate = StartGate()
         self.connections = tuple(
             ExchangeSession(
@@ -260,6 +275,8 @@ class Daemon:
         self.metrics.add("daemon", self)
         if self.sessions.ticklog is not None:
             self.metrics.add("ticklog", self.sessions.ticklog)
+        if self.capture is not None:
+            self.metrics.add("capture", self.capture)
 
     def _start_tasks(self) -> None:
         start = self.supervisor.start

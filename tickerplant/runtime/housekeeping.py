@@ -33,6 +33,13 @@ class WarningTail(Protocol):
         """Log how many warnings were suppressed."""
 
 
+class Capture(Protocol):
+    """The raw capture as housekeeping sees it."""
+
+    def tell(self, now_s: float) -> None:
+        """Log what is news."""
+
+
 class Household(Protocol):
     """The plant as housekeeping sees it; a `Daemon`."""
 
@@ -42,6 +49,10 @@ class Household(Protocol):
     publisher: Publisher
     outlet: Outlet
     sessions: Sessions
+
+    @property
+    def capture(self) -> Capture | None:
+        """The raw capture, if one is kept."""
 
     def readiness(self) -> Readiness:
         """Whether the plant is ready, and why not."""
@@ -105,6 +116,8 @@ class Housekeeping:
             self._check_groups()
             self._house.sessions.look_at_keys(self._house.plant)
             await self._check_ticklog()
+            if self._house.capture is not None:
+                self._house.capture.tell(time.monotonic())
             self._notifier.watchdog()
             ticks += 1
             if self._warning_tail is not None and ticks % _TELL_SUPPRESSED_TICKS == 0:
