@@ -360,7 +360,7 @@ def test_what_the_documents_show_works_on_a_running_plant(tmp_path: Path) -> Non
         Process("loop", tmp_path, [sys.executable, "-u", "loop.py"]) as listener,
         Simulation(tmp_path / "sim", "--markets", "20", "--rate", "200") as simulation,
     ):
-        chosen = {"markets": {"all_open": True}}
+        chosen = {"markets": {"all_open": True}, "capture": {"enabled": True}}
         settings = merged(simulation.settings, chosen)
         with Plant(tmp_path / "plant", network, settings) as plant:
             plant.wait_ready()
