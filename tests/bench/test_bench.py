@@ -53,10 +53,17 @@ def test_the_floor_is_measured_in_the_same_run(results: dict) -> None:
         assert "bare relay" in table(rows(results))
 
 
+def test_many_subscribers_all_get_everything(results: dict) -> None:
+    fan_out = results["fan_out"]
+    assert fan_out["subscribers"] == 3
+    assert fan_out["delivered"] == fan_out["messages"] == 5_000
+    assert fan_out["gaps"] == fan_out["datagrams_lost"] == 0
+
+
 def test_the_report_names_the_machine_and_judges_what_is_demanded(results: dict) -> None:
     assert "cores" in results["machine"]
     lines = rows(results)
-    assert sum(row.met is not None for row in lines) == 9
+    assert sum(row.met is not None for row in lines) == 10
     assert "json.loads" in table(lines)
 
 

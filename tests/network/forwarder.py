@@ -70,6 +70,11 @@ def _enter(namespace: int) -> None:
         raise OSError(ctypes.get_errno(), "setns")
 
 
+def _say(answer: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
 class Forwarder:
     """All sockets, and the datagrams on their way."""
 
@@ -98,7 +103,7 @@ class Forwarder:
 
     def run(self) -> None:
         """Until standard input ends."""
-        print(json.dumps({"ready": True}), flush=True)
+        _say({"ready": True})
         while True:
             wait_s = 0.5
             if self._held and not self.weather.stall:
@@ -125,9 +130,7 @@ class Forwarder:
         receiver.setblocking(False)
         with inside(self._options["subscriber_namespace"]):
             sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        sender.setsockopt(
-            socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(LOOPBACK)
-        )
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(LOOPBACK))
         sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 0)
         sender.connect((group, port))
 
@@ -288,13 +291,13 @@ class Forwarder:
             sys.exit(0)
         order = json.loads(line)
         if order.pop("stats", False):
-            print(json.dumps(dict(self.counts)), flush=True)
+            _say(dict(self.counts))
             return
         known = {field.name for field in fields(Weather)}
         assert set(order) <= known, order
         for name, value in order.items():
             setattr(self.weather, name, tuple(value) if name == "dead_groups" else value)
-        print(json.dumps({"done": True}), flush=True)
+        _say({"done": True})
 
 
 if __name__ == "__main__":

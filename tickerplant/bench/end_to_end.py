@@ -32,10 +32,10 @@ class EndToEnd:
 
     async def start(self, resources: AsyncExitStack) -> None:
         """Starts the processes; returns when all books are published."""
-        group = _free_group()
+        group = free_group()
         folder = resources.enter_context(TemporaryDirectory(prefix="tickerplant-bench-"))
         offset_ns = time.time_ns() - time.monotonic_ns()
-        port = _free_port()
+        port = free_port()
 
         def config(core: int, url: str = "") -> BenchConfig:
             return BenchConfig(self._markets, self._seed, group, port, offset_ns, core, url, folder)
@@ -115,12 +115,14 @@ class EndToEnd:
         return len(plant), sum(subscriber.get(ticker) == crc for ticker, crc in plant.items())
 
 
-def _free_group() -> str:
+def free_group() -> str:
+    """First multicast group of a line that nobody else is likely to use."""
     draw = random.Random(time.monotonic_ns())  # noqa: S311  # a free group, not a secret
     return f"239.192.{draw.randrange(100, 250)}.{draw.randrange(1, 200)}"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A UDP port that nobody uses."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -131,7 +133,7 @@ async def measure_floor(*, per_second: int, seconds: float) -> dict[str, Any]:
     """Both latencies without a plant, on the same cores: {"tick_to_wire_us", "wire_to_callback_us"}."""
     async with AsyncExitStack() as resources:
         enter = resources.enter_async_context
-        config = BenchConfig(1, 1, _free_group(), _free_port(), 0, OTHER_CORE)
+        config = BenchConfig(1, 1, free_group(), free_port(), 0, OTHER_CORE)
         sender = await enter(ChildProcess("sender", config))
         receiver = await enter(ChildProcess("relay_process", config))
         await receiver.read()

@@ -81,10 +81,11 @@ class ChildProcess:
 
 
 def start_child() -> BenchConfig:
-    """In a child: its configuration; pins the process to its core where the machine has that many."""
+    """In a child: its configuration; pins the process to its core, unless that is -1 (any)."""
     config = msgspec.json.decode(sys.argv[1], type=BenchConfig)
     cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[config.core % len(cores)]})
+    if config.core >= 0:
+        os.sched_setaffinity(0, {cores[config.core % len(cores)]})
     return config
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from tickerplant.bench.end_to_end import measure_end_to_end
+from tickerplant.bench.fan_out import measure_fan_out
 from tickerplant.bench.in_process import measure_book, measure_hot_path
 from tickerplant.bench.load import ReferenceLoad
 from tickerplant.bench.restart import measure_restart
@@ -27,11 +28,14 @@ class Size(msgspec.Struct, frozen=True):
     frames: int = 60_000
     seconds: float = 10.0
     restarts: int = 3
+    subscribers: int = 16
 
     @classmethod
     def short(cls) -> "Size":
         """A run of a few seconds."""
-        return cls(markets=200, chunks=3, runs=1, frames=20_000, seconds=1.0, restarts=1)
+        return cls(
+            markets=200, chunks=3, runs=1, frames=20_000, seconds=1.0, restarts=1, subscribers=3
+        )
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -74,12 +78,22 @@ def measure(size: Size, tell: Callable[[str], None]) -> dict[str, Any]:
             seconds=size.seconds,
         )
     )
+    tell("end to end: many subscribers")
+    fan_out = asyncio.run(
+        measure_fan_out(
+            subscribers=size.subscribers,
+            markets=size.markets,
+            per_second=RATE_PER_S,
+            seconds=size.seconds,
+        )
+    )
     tell("end to end: kill -9 to READY")
     restart = asyncio.run(measure_restart(markets=size.markets, restarts=size.restarts))
     return {
         "hot_path": hot_path,
         "book": book,
         "subscriber": subscriber,
+        "fan_out": fan_out,
         "restart": restart,
         **end_to_end,
     }
@@ -131,6 +145,7 @@ def rows(results: dict[str, Any]) -> list[Row]:
             "900,000/s",
             results["subscriber"]["messages_per_s"] >= 500_000,
         ),
+        _fan_out_row(results["fan_out"]),
         Row(
             f"restart after kill -9 to READY, {restart['books']:,} markets",
             f"{restart['median_s']:.1f} s (max {max(restart['seconds']):.1f})",
@@ -139,6 +154,17 @@ def rows(results: dict[str, Any]) -> list[Row]:
             max(restart["seconds"]) <= 10,
         ),
     ]
+
+
+def _fan_out_row(fan_out: dict[str, Any]) -> Row:
+    lost = fan_out["messages"] - fan_out["delivered"]
+    return Row(
+        f"{fan_out['subscribers']} subscribers on this host at {RATE_PER_S:,}/s",
+        f"{lost} messages lost, {fan_out['gaps']} gaps",
+        "none",
+        "",
+        lost == fan_out["gaps"] == fan_out["datagrams_lost"] == 0,
+    )
 
 
 def _ratio_row(what: str, ratio: float, per_s: float, must: float, goal: float) -> Row:
