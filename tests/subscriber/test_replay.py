@@ -201,9 +201,12 @@ def test_damage_is_passed_over_and_told_as_a_gap(kept, tmp_path, place, size):
     assert found == timed(enumerate(read_folder(tmp_path)[0]))
     strategy = Everything()
     stats = replay(strategy, found)
-    lost = sum(gap.message_count for gap in strategy.of(Gap))
-    messages = sum(stream.messages for stream in stats.streams)
-    assert messages + lost == len(model_of(datagrams).messages)
+    counts = [gap.message_count for gap in strategy.of(Gap)]
+    accounted = sum(count or 0 for count in counts)
+    accounted += sum(stream.messages for stream in stats.streams)
+    published = sum(decode_header(datagram).message_count for _, datagram in datagrams)
+    # Where the end of a session is damaged nobody can say how much is missing, and the gap says that.
+    assert accounted < published if None in counts else accounted == published
 
 
 def test_a_torn_tail_ends_the_source(tmp_path):
