@@ -195,3 +195,28 @@ def test_whatever_happened_before_subscribers_end_with_the_plants_books(steps):
     bed.now_ns += SECOND
     bed.timer()
     assert_all_told(bed)
+
+
+def test_a_log_lost_or_found_again_is_told_by_the_very_next_datagram():
+    """Quiet batches go out without another look at phase and flags; flag 64 must be right in them too."""
+    bed = PlantBed(log_on=True)
+    bed.connect()
+    (entry,) = bed.open("A")
+    bed.snapshot(entry)
+    for is_on in (False, True):
+        lost = bed.plant.packets.ends_of_session(bed.now_ns)
+        if is_on:
+            bed.plant.set_log(is_on=True)
+        else:
+            assert all(
+                wire.decode_header(datagram).flags & wire.FLAG_NOT_REPAIRABLE
+                for _, datagram in bed.plant.lose_log(lost)
+            )
+        bed.plant.unsettled = False
+        bed.now_ns += 1
+        bed.plant.apply_delta(entry, 0, 3300, 1, 5)
+        sent = bed.plant.packets.flush(bed.now_ns)
+        assert sent
+        for _, datagram in sent:
+            marked = bool(wire.decode_header(datagram).flags & wire.FLAG_NOT_REPAIRABLE)
+            assert marked is not is_on

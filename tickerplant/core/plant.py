@@ -87,7 +87,6 @@ class Plant:
         self.phase = FeedPhase.CONNECTING
         self.stale_books = 0
         self.unready_books = 0
-        self._base_flags = 0
         self._discovered = False
         self._connections_missing = True
         self._was_connected = False
@@ -321,12 +320,14 @@ class Plant:
 
     def set_log(self, *, is_on: bool, oldest_seqs: NextSeqs = NO_SEQS) -> None:
         """Whether the tick log takes what follows, and the oldest sequence of each stream that it still has."""
-        base_flags = 0 if is_on else FLAG_NOT_REPAIRABLE
-        if base_flags != self._base_flags:
-            self._base_flags = base_flags
-            self.unsettled = True
-        self.packets.log_on = is_on
-        self.packets.oldest_seqs = oldest_seqs
+        packets = self.packets
+        # At once: the next datagrams may go out without another look at the flags.
+        if is_on:
+            packets.flags &= ~FLAG_NOT_REPAIRABLE
+        else:
+            packets.flags |= FLAG_NOT_REPAIRABLE
+        packets.log_on = is_on
+        packets.oldest_seqs = oldest_seqs
 
     def lose_log(self, datagrams: list[Datagram]) -> list[Datagram]:
         """The tick log did not take `datagrams`: these are to be sent instead; all that follow say so too."""
@@ -371,8 +372,9 @@ class Plant:
             self._publish_phase()
         degraded = FLAG_UPSTREAM_DEGRADED if self.stale_books or self._connections_missing else 0
         rebuilding = FLAG_REBUILDING if self.unready_books else 0
-        self.packets.flags = self._base_flags | degraded | rebuilding
-        return self.packets.flush(now_ns)
+        packets = self.packets
+        packets.flags = packets.flags & FLAG_NOT_REPAIRABLE | degraded | rebuilding
+        return packets.flush(now_ns)
 
     def next_deadline_ns(self) -> int:
         """When `handle_timer` wants to be called next."""
