@@ -40,6 +40,16 @@ def test_a_killed_plant_gets_ready_again_with_every_market(results: dict) -> Non
     assert min(results["restart"]["seconds"]) > 1.5
 
 
+def test_what_keys_cost_is_told(results: dict) -> None:
+    measured = results["authenticity"]
+    assert measured["sign_us"] > 0.3
+    assert measured["verify_us"] > 0.3
+    assert measured["datagram_bytes"] > 500
+    assert measured["plant_ratio"] > 1
+    assert measured["subscriber_ratio"] > 0.9
+    assert "signing, a datagram of" in table(rows(results))
+
+
 def test_percentiles_are_in_order(results: dict) -> None:
     for name in ("tick_to_wire_us", "wire_to_callback_us", "intended_us"):
         measured = results["paced"][name]

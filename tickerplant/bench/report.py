@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from tickerplant.bench.authenticity import measure_authenticity
 from tickerplant.bench.end_to_end import measure_end_to_end
 from tickerplant.bench.fan_out import measure_fan_out
 from tickerplant.bench.in_process import measure_book, measure_hot_path
@@ -68,6 +69,8 @@ def measure(size: Size, tell: Callable[[str], None]) -> dict[str, Any]:
     book = measure_book(ReferenceLoad(markets=size.markets), chunks=size.chunks)
     tell("in process: datagrams to strategy callbacks")
     subscriber = measure_subscriber(ReferenceLoad(markets=size.markets), chunks=size.chunks)
+    tell("in process: signing and verifying datagrams")
+    authenticity = measure_authenticity(ReferenceLoad(markets=size.markets), chunks=size.chunks)
     tell("end to end: WebSocket, plant, multicast, subscriber")
     end_to_end = asyncio.run(
         measure_end_to_end(
@@ -94,6 +97,7 @@ def measure(size: Size, tell: Callable[[str], None]) -> dict[str, Any]:
         "book": book,
         "subscriber": subscriber,
         "fan_out": fan_out,
+        "authenticity": authenticity,
         "restart": restart,
         **end_to_end,
     }
@@ -146,6 +150,7 @@ def rows(results: dict[str, Any]) -> list[Row]:
             results["subscriber"]["messages_per_s"] >= 500_000,
         ),
         _fan_out_row(results["fan_out"]),
+        *_authenticity_rows(results["authenticity"]),
         Row(
             f"restart after kill -9 to READY, {restart['books']:,} markets",
             f"{restart['median_s']:.1f} s (max {max(restart['seconds']):.1f})",
@@ -165,6 +170,25 @@ def _fan_out_row(fan_out: dict[str, Any]) -> Row:
         "",
         lost == fan_out["gaps"] == fan_out["datagrams_lost"] == 0,
     )
+
+
+def _authenticity_rows(measured: dict[str, float]) -> list[Row]:
+    """What keys cost; nothing is demanded."""
+    size = f"{measured['datagram_bytes']:.0f} B"
+    return [
+        Row(
+            f"signing, a datagram of {size}",
+            f"{measured['sign_us']:.1f} us (plant {measured['plant_ratio']:.2f}x)",
+            "",
+            "",
+        ),
+        Row(
+            "verifying one",
+            f"{measured['verify_us']:.1f} us (subscriber {measured['subscriber_ratio']:.2f}x)",
+            "",
+            "",
+        ),
+    ]
 
 
 def _ratio_row(what: str, ratio: float, per_s: float, must: float, goal: float) -> Row:
