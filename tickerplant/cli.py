@@ -22,6 +22,8 @@ COMMANDS = (
     "tail",
     "top",
     "log",
+    "capture",
+    "replay",
     "doctor",
     "check_config",
     "key",

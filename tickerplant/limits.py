@@ -249,6 +249,8 @@ FAULT_LOG_INTERVAL_NS = 1_000_000_000
 """Least time between two logged faults of one kind, gaps and exceptions of callbacks; all are counted."""
 REPLAY_DATAGRAMS_PER_TURN = 256
 """Recorded datagrams that are played before the loop runs other work."""
+REPLAY_PUBLISH_PER_SECOND = 10_000
+"""Recorded datagrams sent onto multicast groups in a second at most, whatever the speed: receivers have to follow."""
 REPLAY_IDLE_MAX_NS = 10_000_000_000
 """A longer silence of a recording is played as one of this length: heartbeats come each second, so no plant ran."""
 DECISION_DELAY_MAX_NS = 100_000_000

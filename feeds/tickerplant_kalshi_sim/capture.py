@@ -60,6 +60,8 @@ class Capture(msgspec.Struct, frozen=True):
     book_tickers: frozenset[str]
     opened: frozenset[str]
     left_out: int
+    first_ns: int = 0
+    """When it begins; 0 if it carries no time."""
 
 
 class _Reader:
@@ -72,7 +74,7 @@ class _Reader:
         self.opened: dict[str, bool] = {}
         self.left_out = 0
         self._channel_by_sid: dict[int, str] = {}
-        self._first_ns: int | None = None
+        self.first_ns: int | None = None
         self._last_ns = 0
 
     def read_line(self, number: int, line: str) -> None:
@@ -147,9 +149,9 @@ class _Reader:
         now_ns = received_ns if isinstance(received_ns, int) else event_time_ns(body)
         if now_ns:
             self._last_ns = max(self._last_ns, now_ns)
-            if self._first_ns is None:
-                self._first_ns = now_ns
-        return self._last_ns - (self._first_ns or 0)
+            if self.first_ns is None:
+                self.first_ns = now_ns
+        return self._last_ns - (self.first_ns or 0)
 
 
 def read_capture(text: str, name: str) -> Capture:
@@ -170,6 +172,7 @@ def read_capture(text: str, name: str) -> Capture:
         book_tickers=frozenset(reader.opened),
         opened=frozenset(opened),
         left_out=reader.left_out,
+        first_ns=reader.first_ns or 0,
     )
 
 

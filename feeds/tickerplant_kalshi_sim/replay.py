@@ -4,6 +4,7 @@ Recorded sequence numbers are kept. Only frames of our own that take a number (a
 the numbers that follow.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -64,6 +65,14 @@ class ReplayPlayer:
     def finished(self) -> bool:
         """Whether every frame was played."""
         return self._position == len(self._capture.frames)
+
+    @property
+    def next_due_ns(self) -> int | None:
+        """When the next frame is due; None before playing has begun and after its end."""
+        if self._start_ns is None or self.finished:
+            return None
+        offset_ns = self._capture.frames[self._position].offset_ns
+        return self._start_ns + (math.ceil(offset_ns / self._speed) if self._speed else 0)
 
     def play(self, now_ns: int, subscriptions: Subscriptions) -> None:
         """Send the frames due at `now_ns`; none before the client has subscribed to all that was recorded."""

@@ -4,13 +4,15 @@ With keys every datagram must be signed under one of them and have been sent wit
 What was recorded from the wire and is sent again within the window is authentic: sequences make it a duplicate, the
 session fences it, and it is no sign of life, because only a datagram sent after all that was heard so far is one.
 
+A recording that is played onto multicast says so in a flag, and counts only where that was asked for.
+
 Without keys nobody can tell a forged datagram from a real one; only what no plant can have sent is refused.
 """
 
 from typing import NamedTuple
 
 from tickerplant.core.keyring import KeyRing
-from tickerplant.core.wire import Header
+from tickerplant.core.wire import FLAG_SNAPSHOT, Header
 from tickerplant.errors import AuthenticationError
 from tickerplant.limits import (
     REPLAY_WINDOW_NS,
@@ -40,6 +42,9 @@ class News(NamedTuple):
     is_old: bool
 
 
+_REPLAYED = Refusal(
+    "replayed", "a recording is played on these groups: accept_replay takes it, for tests only"
+)
 ALL_NEW = News(on_stream=True, on_line=True, is_old=False)
 
 
@@ -47,10 +52,15 @@ class Admission:
     """The checks of one subscriber. `key_ring` may be replaced at any time, by a newer one of the same feed."""
 
     def __init__(
-        self, key_ring: KeyRing | None = None, replay_window_ns: int = REPLAY_WINDOW_NS
+        self,
+        key_ring: KeyRing | None = None,
+        replay_window_ns: int = REPLAY_WINDOW_NS,
+        *,
+        accept_replay: bool = False,
     ) -> None:
-        """Without a key ring nothing is verified."""
+        """Without a key ring nothing is verified. `accept_replay`: recordings played onto the groups count too."""
         self.key_ring = key_ring
+        self.accept_replay = accept_replay
         self.wall_step_ns = 0
         """How far the wall clock was set ahead (or, negative, back) of `now_ns` since the start."""
         self._replay_window_ns = replay_window_ns
@@ -58,6 +68,8 @@ class Admission:
 
     def refusal(self, datagram: bytes, header: Header, now_ns: int) -> Refusal | None:
         """Why a datagram from a line is refused; None if it may count."""
+        if header.flags & FLAG_SNAPSHOT and not self.accept_replay:
+            return _REPLAYED
         key_ring = self.key_ring
         if key_ring is None:
             return None

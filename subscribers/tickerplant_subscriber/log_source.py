@@ -45,8 +45,21 @@ def read_log(
         names = [name for name in names if name.session >= max(begun, default=0)]
     if not names:
         what = "no tick log" if session is None else f"no session {session}"
-        raise TickLogError(f"{place} holds {what}: name the folder of the plant's tick log")
+        raise _nothing_in(place, what)
     return _read_segments(place, names, to_ns)
+
+
+def newest_session(folder: Path | str) -> int:
+    """The last session in a folder. Raises `TickLogError` if there is none."""
+    place = Path(folder).expanduser()
+    names = _segments(place)
+    if not names:
+        raise _nothing_in(place, "no tick log")
+    return names[-1].session
+
+
+def _nothing_in(folder: Path, what: str) -> TickLogError:
+    return TickLogError(f"{folder} holds {what}: name the folder of the plant's tick log")
 
 
 def _segments(folder: Path) -> list[SegmentName]:

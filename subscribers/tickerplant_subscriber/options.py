@@ -26,6 +26,7 @@ class NetworkOptions(TypedDict, total=False):
     receive_buffer_bytes: int
     key_path: str
     replay_window_ms: int
+    accept_replay: bool
 
 
 class ReceiverOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +55,8 @@ class ReceiverOptions(msgspec.Struct, frozen=True, kw_only=True):
     """File of datagram keys (`tickerplant key make`): what is not signed with one is refused; empty: no check."""
     replay_window_ms: int = REPLAY_WINDOW_NS // _MILLISECOND_NS
     """With keys: how far a datagram's time may be from our clock; bounds what can be recorded and sent again."""
+    accept_replay: bool = False
+    """Take a recording that is played onto the groups (`tickerplant replay --publish`) as if it were live."""
 
     def __post_init__(self) -> None:
         """Checks every value."""

@@ -79,6 +79,7 @@ class Receiver:
         self.admission = Admission(
             None if self._key_file is None else self._key_file.ring,
             options.replay_window_ms * _MILLISECOND_NS,
+            accept_replay=options.accept_replay,
         )
         self.receive_buffer_bytes = 0
         self.socket_errors = 0

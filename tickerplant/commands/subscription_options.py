@@ -66,6 +66,11 @@ def add_subscription_options(parser: argparse.ArgumentParser) -> None:
         dest="datagram_key_path",
         help="file of datagram keys: refuse what is not signed with one (publish.key_path)",
     )
+    group.add_argument(
+        "--accept-replay",
+        action="store_true",
+        help="take a recording that is played onto these groups as if it were live",
+    )
     add_config_options(parser)
 
 
@@ -86,4 +91,5 @@ def network_options_of(arguments: argparse.Namespace) -> "NetworkOptions":
         "source": arguments.source or "",
         "source_b": arguments.source_b or "",
         "key_path": arguments.datagram_key_path or publish.key_path,
+        "accept_replay": arguments.accept_replay,
     }

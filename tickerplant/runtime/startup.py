@@ -16,7 +16,7 @@ import msgspec
 
 from tickerplant.core.keyring import KeyRing
 from tickerplant.core.messages import Stream
-from tickerplant.core.wire import HEADER, MAGIC, decode_header
+from tickerplant.core.wire import FLAG_SNAPSHOT, FLAGS_OFFSET, HEADER, MAGIC, decode_header
 from tickerplant.errors import StateDirectoryError, WireError
 from tickerplant.limits import (
     DATAGRAM_MAX_BYTES,
@@ -206,6 +206,8 @@ class SessionWatch:
         return int(session) if magic == MAGIC else 0
 
     def _counts(self, datagram: bytes, now_ns: int) -> bool:
+        if datagram[FLAGS_OFFSET] & FLAG_SNAPSHOT:
+            return False  # somebody plays a recording where it does not belong
         if self.key_ring is None:
             return True
         try:
