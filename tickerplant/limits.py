@@ -391,7 +391,9 @@ SNAPSHOT_SLICE_BYTES = 64 * 1024
 """Markets, levels to be encoded and bytes of books read from a cut in one go, whichever comes first; the loop runs
 other work before the next."""
 SNAPSHOT_CUTS_MAX = 4
-"""Positions for which snapshots and checkpoints are being taken at a time; a further snapshot waits or is rejected."""
+"""Positions of which snapshots are sent at a time; for a further one the slowest makes room, or it is rejected."""
+SNAPSHOT_GRACE_NS = 2_000_000_000
+"""How long a snapshot is sent undisturbed; after that it is broken off when others wait."""
 SNAPSHOT_SHARE_NS = 100_000_000
 """A cut not older than this serves further snapshots whose sequences it has."""
 TAIL_FLUSH_DATAGRAMS_MAX = 8_192

@@ -10,6 +10,7 @@ import struct
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from tickerplant.limits import PRICE_E4_MAX, SIZE_E2_MAX
 
@@ -188,8 +189,7 @@ class Book:
 
     def checksum(self) -> int:
         """CRC-32 over `<qq` (price_e4, size_e2), bids then asks, prices ascending."""
-        numbers = [number for side in (0, 1) for level in self.ascending(side) for number in level]
-        return zlib.crc32(struct.pack(f"<{len(numbers)}q", *numbers))
+        return levels_checksum(self.ascending(0), self.ascending(1))
 
     def __eq__(self, other: object) -> bool:
         """Equal levels on both sides."""
@@ -202,6 +202,12 @@ class Book:
     def __repr__(self) -> str:
         """Best levels and counts."""
         return f"Book(bbo={self.bbo()}, levels={self.level_count})"
+
+
+def levels_checksum(bids: Sequence[Level], asks: Sequence[Level]) -> int:
+    """`Book.checksum` of levels that are at hand already, prices ascending."""
+    numbers = [*chain.from_iterable(bids), *chain.from_iterable(asks)]
+    return zlib.crc32(struct.pack(f"<{len(numbers)}q", *numbers))
 
 
 def level_changes(held: Book, fresh: Book) -> Sequence[tuple[int, int, int, int]]:

@@ -16,6 +16,7 @@ from tickerplant.core.logformat import (
     STREAM_COUNT,
     LogPosition,
     NextSeqs,
+    SegmentHeader,
     SegmentName,
 )
 from tickerplant.limits import RECOVERY_INDEX_POINTS_MAX, RECOVERY_INDEX_STEP_BYTES
@@ -70,15 +71,11 @@ class SegmentPoints:
 class Segment:
     """One segment of the log; `first_seqs` are `NO_SEQS` where its header is damaged."""
 
-    __slots__ = ("first_seqs", "name", "partition", "points", "publisher", "used")
+    __slots__ = ("first_seqs", "name", "points", "used")
 
-    def __init__(
-        self, name: SegmentName, first_seqs: NextSeqs, publisher: int, partition: int
-    ) -> None:
+    def __init__(self, name: SegmentName, first_seqs: NextSeqs) -> None:
         self.name = name
         self.first_seqs = first_seqs
-        self.publisher = publisher
-        self.partition = partition
         self.points: SegmentPoints | None = None
         self.used = 0
 
@@ -86,15 +83,15 @@ class Segment:
 class SessionExtent:
     """What is known of one session.
 
+    `plant` is (publisher, partition), None where no header tells.
     `next_seqs`: how far it came, as far as its log was read or, `is_end_known`, as its successor tells; `is_final`: it
     has ended.
     """
 
-    __slots__ = ("is_end_known", "is_final", "next_seqs", "partition", "publisher", "segments")
+    __slots__ = ("is_end_known", "is_final", "next_seqs", "plant", "segments")
 
-    def __init__(self, publisher: int, partition: int) -> None:
-        self.publisher = publisher
-        self.partition = partition
+    def __init__(self) -> None:
+        self.plant: tuple[int, int] | None = None
         self.segments: list[SegmentName] = []
         self.next_seqs: NextSeqs = NO_SEQS
         self.is_final = False
@@ -136,23 +133,31 @@ class LogIndex:
         return self._segments.get(name)
 
     def add_segment(
-        self, name: SegmentName, first_seqs: NextSeqs, publisher: int, partition: int
+        self, name: SegmentName, header: SegmentHeader | None, first_seqs: NextSeqs = NO_SEQS
     ) -> Segment:
-        """A segment of the folder; harmless the second time."""
+        """A segment of the folder; harmless the second time.
+
+        `first_seqs` is what else is known of its beginning, should its header be damaged (None).
+        """
         segment = self._segments.get(name)
         if segment is not None:
             return segment
-        segment = self._segments[name] = Segment(name, first_seqs, publisher, partition)
+        first_seqs = first_seqs if header is None else header.first_seqs
+        segment = self._segments[name] = Segment(name, first_seqs)
         extent = self.sessions.get(name.session)
         if extent is None:
-            extent = self.sessions[name.session] = SessionExtent(publisher, partition)
+            extent = self.sessions[name.session] = SessionExtent()
             if name.session in self._ends:
-                self.end_session(name.session, self._ends[name.session])
+                self._end_session(name.session, self._ends[name.session])
         insort(extent.segments, name)
         extent.reach(first_seqs)
+        if header is not None:
+            extent.plant = (header.publisher, header.partition)
+            if header.previous_session != name.session:
+                self._end_session(header.previous_session, header.previous_seqs)
         return segment
 
-    def end_session(self, session: int, next_seqs: NextSeqs) -> None:
+    def _end_session(self, session: int, next_seqs: NextSeqs) -> None:
         """A later session says how far this one came; zeros where it does not know."""
         self._ends[session] = next_seqs
         extent = self.sessions.get(session)

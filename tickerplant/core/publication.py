@@ -179,13 +179,11 @@ class Publication:
 
 def image_parts(book: Book) -> list[tuple[tuple[Level, ...], tuple[Level, ...]]]:
     """The book in parts of at most `BOOK_LEVELS_PER_PART` levels, bids first; an empty book has one empty part."""
-    levels = [(0, level) for level in book.ascending(0)] + [
-        (1, level) for level in book.ascending(1)
-    ]
+    bids, asks = book.ascending(0), book.ascending(1)
+    split, total = len(bids), len(bids) + len(asks)
     parts = []
-    for start in range(0, max(1, len(levels)), BOOK_LEVELS_PER_PART):
-        chunk = levels[start : start + BOOK_LEVELS_PER_PART]
-        bids = tuple(level for side, level in chunk if side == 0)
-        asks = tuple(level for side, level in chunk if side == 1)
-        parts.append((bids, asks))
+    for start in range(0, max(1, total), BOOK_LEVELS_PER_PART):
+        end = start + BOOK_LEVELS_PER_PART
+        part_asks = asks[max(0, start - split) : max(0, end - split)]
+        parts.append((tuple(bids[start:end]), tuple(part_asks)))
     return parts

@@ -7,7 +7,7 @@ change, and of what is encoded already only a reference is kept.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tickerplant.core.book import Book
+from tickerplant.core.book import Book, levels_checksum
 from tickerplant.core.logformat import NextSeqs
 from tickerplant.core.messages import (
     AnyMessage,
@@ -129,12 +129,13 @@ class Cut:
         return not self.is_failed and len(self._images) < len(self._markets)
 
     def fail(self) -> None:
-        """It cannot be read to its end."""
+        """It cannot be read to its end, or nobody reads it any more."""
         self.is_failed = True
+        self._images.clear()
 
     def preserve(self, market: Market) -> None:
         """`market` is about to change."""
-        if market in self._wanted and market not in self._images:
+        if not self.is_failed and market in self._wanted and market not in self._images:
             self._images[market] = self._image_of(market)
 
     def slices(self) -> Iterator[list[MarketImage]]:
@@ -174,16 +175,16 @@ def encode_levels(market: Market) -> tuple[Chunk, ...]:
         return ()
     stamp = (market.ticker, last.g, last.ts_event_ns, last.ts_recv_ns)
     book = market.book
+    bids, asks = tuple(book.ascending(0)), tuple(book.ascending(1))
     messages: list[AnyMessage] = []
-    if book.level_count <= BOOK_LEVELS_PER_PART:
-        sides = tuple(book.ascending(0)), tuple(book.ascending(1))
-        messages.append(BookLevels(*stamp, 0, 1, *sides))
+    if len(bids) + len(asks) <= BOOK_LEVELS_PER_PART:
+        messages.append(BookLevels(*stamp, 0, 1, bids, asks))
     else:
         parts = image_parts(book)
-        for part, (bids, asks) in enumerate(parts):
-            messages.append(BookLevels(*stamp, part, len(parts), bids, asks))
+        for part, sides in enumerate(parts):
+            messages.append(BookLevels(*stamp, part, len(parts), *sides))
     if market.phase == BookState.LIVE:
-        messages.append(BookReady(*stamp, book.checksum()))
+        messages.append(BookReady(*stamp, levels_checksum(bids, asks)))
     else:
         messages.append(BookStale(*stamp, market.reason))
     return join_chunks([encode_message(message) for message in messages])

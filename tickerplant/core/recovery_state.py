@@ -214,6 +214,9 @@ class PlantState:
     def _apply_checksum(self, market: Market, message: AnyMessage) -> None:
         """The plant's book is LIVE and has this checksum here; ours is LIVE exactly if it has the same."""
         assert isinstance(message, BookReady | BookVerify)
+        is_known = type(message) is BookVerify and market.phase == BookState.LIVE
+        if is_known and market.book.checksum() == message.checksum:
+            return
         market.image = None
         market.last = message
         is_whole, market.next_part = market.next_part is None, None
@@ -272,10 +275,6 @@ class PlantState:
         )
         self._open_cuts.append(cut)
         return cut
-
-    def forget_cuts(self) -> None:
-        """Nobody reads a cut any more."""
-        self._open_cuts = []
 
     def _preserve(self, market: Market) -> None:
         """The market is about to change: cuts that have not read it yet take it as it is."""

@@ -1,8 +1,8 @@
 """A cut as KTP/1 datagrams: what a snapshot consists of. Pure."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
-from tickerplant.core.messages import Stream
+from tickerplant.core.messages import AnyMessage, Stream
 from tickerplant.core.recovery_cut import (
     ARRAY_HEADER_MAX_BYTES,
     Chunk,
@@ -12,6 +12,8 @@ from tickerplant.core.recovery_cut import (
 from tickerplant.core.wire import FLAG_SNAPSHOT, Kind, encode_message, frame_body
 from tickerplant.limits import BODY_MAX_BYTES
 
+_ROOM_BYTES = BODY_MAX_BYTES - ARRAY_HEADER_MAX_BYTES
+_new_chunk = Chunk._make
 SNAPSHOT_STREAMS = (Stream.BBO, Stream.TICKER, Stream.DELTA, Stream.STATUS)
 """Streams that have a state; trades have none."""
 
@@ -31,14 +33,6 @@ class _Body:
         self.count = 0
         self.size = 0
 
-    def has_room(self, chunk: Chunk) -> bool:
-        return self.size + len(chunk.encoded) <= BODY_MAX_BYTES - ARRAY_HEADER_MAX_BYTES
-
-    def add(self, chunk: Chunk) -> None:
-        self.parts.append(chunk.encoded)
-        self.size += len(chunk.encoded)
-        self.count += chunk.message_count
-
 
 class SnapshotPackets:
     """The datagrams of one snapshot: `start`, then `add` each slice of the cut, then `finish`.
@@ -55,26 +49,20 @@ class SnapshotPackets:
 
     def start(self, now_ns: int) -> list[bytes]:
         """What is about the whole plant."""
-        full: list[bytes] = []
-        for message in (self._cut.session_start, self._cut.feed_state):
-            if message is not None:
-                self._put(Stream.STATUS, [Chunk(encode_message(message), 1)], now_ns, full)
-        return full
+        messages = (self._cut.session_start, self._cut.feed_state)
+        return self._put(Stream.STATUS, _chunks(messages), now_ns)
 
-    def add(self, images: Iterable[MarketImage], now_ns: int) -> list[bytes]:
+    def add(self, images: Sequence[MarketImage], now_ns: int) -> list[bytes]:
         """The datagrams that these markets filled."""
-        full: list[bytes] = []
-        for image in images:
-            self._put(Stream.DELTA, image.levels, now_ns, full)
-            for stream, message in (
-                (Stream.STATUS, image.info),
-                (Stream.STATUS, image.market_state),
-                (Stream.BBO, image.bbo),
-                (Stream.TICKER, image.ticker_update),
-            ):
-                if message is not None and stream in self._bodies:
-                    self._put(stream, [Chunk(encode_message(message), 1)], now_ns, full)
-        return full
+        put = self._put
+        levels = [chunk for image in images for chunk in image.levels]
+        statuses = [one for image in images for one in (image.info, image.market_state)]
+        return [
+            *put(Stream.STATUS, _chunks(statuses), now_ns),
+            *put(Stream.DELTA, levels, now_ns),
+            *put(Stream.BBO, _chunks([image.bbo for image in images]), now_ns),
+            *put(Stream.TICKER, _chunks([image.ticker_update for image in images]), now_ns),
+        ]
 
     def finish(self, now_ns: int) -> list[bytes]:
         """The datagrams that are not full."""
@@ -82,15 +70,21 @@ class SnapshotPackets:
             self._close(stream, body, now_ns) for stream, body in self._bodies.items() if body.count
         ]
 
-    def _put(self, stream: int, chunks: Iterable[Chunk], now_ns: int, full: list[bytes]) -> None:
-        body = self._bodies.get(Stream(stream))
+    def _put(self, stream: Stream, chunks: Iterable[Chunk], now_ns: int) -> list[bytes]:
+        body = self._bodies.get(stream)
+        full: list[bytes] = []
         if body is None:
-            return
-        for chunk in chunks:
-            if body.count and not body.has_room(chunk):
+            return full
+        for encoded, message_count in chunks:
+            size = body.size + len(encoded)
+            if size > _ROOM_BYTES:
                 full.append(self._close(stream, body, now_ns))
-                body = self._bodies[Stream(stream)] = _Body()
-            body.add(chunk)
+                body = self._bodies[stream] = _Body()
+                size = len(encoded)
+            body.parts.append(encoded)
+            body.size = size
+            body.count += message_count
+        return full
 
     def _close(self, stream: int, body: _Body, now_ns: int) -> bytes:
         self.counts[stream] += body.count
@@ -107,3 +101,8 @@ class SnapshotPackets:
             partition=cut.partition,
             flags=FLAG_SNAPSHOT,
         )
+
+
+def _chunks(messages: Iterable[AnyMessage | None]) -> list[Chunk]:
+    """Each message that there is, encoded."""
+    return [_new_chunk((encode_message(one), 1)) for one in messages if one is not None]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tickerplant.core.log_index import LogIndex, Segment
-from tickerplant.core.logformat import FIRST_SEQS, NO_SEQS, LogPosition
+from tickerplant.core.logformat import FIRST_SEQS, LogPosition
 from tickerplant.core.messages import Stream
 from tickerplant.core.recent_datagrams import RecentDatagrams
 from tickerplant.core.recovery_state import PlantState
@@ -120,14 +120,9 @@ class LogTail:
 
     def _enter_segment(self, batch: LogBatch, start: LogPosition | None) -> LogPosition:
         name, header = batch.segment, batch.header
-        is_new_session = name.session != self.session
-        if is_new_session:
+        if name.session != self.session:
             self._begin_session(name.session)
-        first_seqs = NO_SEQS if header is None else header.first_seqs
-        publisher, partition = (0, 0) if header is None else (header.publisher, header.partition)
-        segment = self._index.add_segment(name, first_seqs, publisher, partition)
-        if header is not None and header.previous_session != name.session:
-            self._index.end_session(header.previous_session, header.previous_seqs)
+        segment = self._index.add_segment(name, header, tuple(self.next_seqs))
         if start is None or start.segment != name:
             start = LogPosition(*name)
         if segment.points is None or segment.points.end < start.offset:

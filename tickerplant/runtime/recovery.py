@@ -18,35 +18,31 @@ from typing import Any
 import msgspec
 import structlog
 
-from tickerplant.core.checkpoint import CheckpointEncoder
 from tickerplant.core.conversation import Keys
 from tickerplant.core.gap_fill import GapFillServer
 from tickerplant.core.logformat import LogPosition
-from tickerplant.core.recovery_cut import Cut
-from tickerplant.core.recovery_wire import SnapshotRequest
 from tickerplant.errors import NetworkSetupError, TickLogError
 from tickerplant.limits import (
     RECOVERY_BACKLOG,
     RECOVERY_RETRY_S,
     RECOVERY_STOP_TIMEOUT_S,
-    SNAPSHOT_CUTS_MAX,
-    SNAPSHOT_SHARE_NS,
     TAIL_FAST_NS,
     TAIL_SLOW_NS,
 )
-from tickerplant.runtime.checkpoints import CheckpointFile
 from tickerplant.runtime.health import Readiness
-from tickerplant.runtime.logfolder import store_position
+from tickerplant.runtime.logfolder import read_owner
+from tickerplant.runtime.logreader import FolderListing
 from tickerplant.runtime.poll_timer import PollTimer
+from tickerplant.runtime.recovery_checkpoints import CheckpointKeeper
+from tickerplant.runtime.recovery_cuts import SnapshotCuts
 from tickerplant.runtime.recovery_log import Begin, RecoveryLog, find_begin
 from tickerplant.runtime.recovery_tcp import RecoveryServer
 from tickerplant.runtime.recovery_udp import GapFillSocket, bind_udp
 from tickerplant.runtime.supervise import Supervisor
 
-CONSUMER = "recovery"
-"""Name of recovery's position in the log's folder."""
 RECOVERY_LOCK_FILE = "recovery.lock"
 _SWEEP_S = 0.25
+_INDEX_S = 0.05
 _SECOND_NS = 1_000_000_000
 _PORT_ATTEMPTS = 20
 _HEADERS_PER_TURN = 20
@@ -85,14 +81,14 @@ class RecoveryService:
         self.turns = 0
         self._timer: PollTimer
         self._resources = AsyncExitStack()
+        self._listing = FolderListing(folder)
         self._is_turn_due = False
+        self._guarded_turn = self.supervisor.guard("log", self._turn)
         self._unreadable = ""
         self._told_faults = 0
         self._has_caught_up = False
-        self._cuts: Counter[Cut] = Counter()
-        self._shared: tuple[Cut, int] | None = None
-        self._checkpoint_at: LogPosition | None = None
-        self._checkpoint_due_ns = 0
+        self._cuts: SnapshotCuts
+        self._checkpoints: CheckpointKeeper
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -110,13 +106,13 @@ class RecoveryService:
         begin = await asyncio.to_thread(self._find_begin)
         self.ticklog = RecoveryLog(self.folder, begin)
         self._resources.callback(self.ticklog.close)
-        self._checkpoint_at = begin.position if begin.is_from_checkpoint else None
-        self._checkpoint_due_ns = time.monotonic_ns() + self._checkpoint_interval_ns
+        self._cuts = SnapshotCuts(self.ticklog.state)
+        self._checkpoints = CheckpointKeeper(
+            self.ticklog, begin, self.options.checkpoint_interval_s, self.log
+        )
         await self._look_at_folder()
-        if begin.position is not None and not begin.is_from_checkpoint:
-            self._register(begin.position)
         await self._open_sockets()
-        self._timer = PollTimer(self._on_timer)
+        self._timer = PollTimer(self.supervisor.guard("timer", self._on_timer))
         self._resources.callback(self._timer.close)
         self._timer.set_interval(TAIL_SLOW_NS)
         self.supervisor.start("housekeeping", self._keep_house())
@@ -143,7 +139,7 @@ class RecoveryService:
             self.server.close()
             with suppress(TimeoutError):
                 async with asyncio.timeout(RECOVERY_STOP_TIMEOUT_S):
-                    await self._write_checkpoint()
+                    await self._checkpoints.write()
             self.log.info("recovery_ended", session=self.ticklog.state.session)
         await self.supervisor.close()
         await self._resources.aclose()
@@ -191,8 +187,8 @@ class RecoveryService:
         )
         self.server = RecoveryServer(
             self.ticklog,
-            self,
-            self.supervisor.start,
+            self._cuts,
+            self.supervisor,
             connections_max=options.connections_max,
             connections_per_client_max=options.connections_per_client_max,
             client_bytes_per_second=options.client_bytes_per_second,
@@ -201,7 +197,9 @@ class RecoveryService:
         )
         tcp, udp = bind_both(options.address, options.port)
         self.port = tcp.getsockname()[1]
-        self.udp = GapFillSocket(self.gap_fill, udp, lambda: self.ticklog.searches)
+        self.udp = GapFillSocket(
+            self.gap_fill, udp, lambda: self.ticklog.searches, self.supervisor.guard
+        )
         self._resources.callback(self.udp.close)
         listener = await asyncio.get_running_loop().create_server(
             self.server.make_connection, sock=tcp, backlog=RECOVERY_BACKLOG
@@ -217,7 +215,7 @@ class RecoveryService:
 
     def _turn_soon(self) -> None:
         self._is_turn_due = True
-        asyncio.get_running_loop().call_soon(self._turn)
+        asyncio.get_running_loop().call_soon(self._guarded_turn)
 
     def _turn(self) -> None:
         """One bounded piece of following the log; further ones after the loop did other work."""
@@ -263,7 +261,11 @@ class RecoveryService:
                 self._tell_faults()
 
     async def _look_at_folder(self) -> None:
-        for number, _step in enumerate(self.ticklog.read_folder()):
+        """Which segments there are, and what the plant says of its log. Raises `OSError`."""
+        owner, names = await asyncio.to_thread(
+            lambda: (read_owner(self.folder), list(self._listing.names()))
+        )
+        for number, _step in enumerate(self.ticklog.take_folder(owner, names)):
             if number % _HEADERS_PER_TURN == 0:
                 await asyncio.sleep(0)
 
@@ -276,124 +278,25 @@ class RecoveryService:
                 "log_faults", damaged=tail.faults, holes=tail.state.holes, session=tail.session
             )
 
-    async def _keep_index(self) -> None:
-        while True:
-            await asyncio.sleep(_SWEEP_S / 10)
-            for _step in self.ticklog.index_wanted():
-                await asyncio.sleep(0)
-
-    # --- snapshots --------------------------------------------------------------------------------
-
-    def take_cut(self, request: SnapshotRequest) -> Cut | None:
-        """The state now, or a moment ago if that has the sequences asked for; None: too many are being read."""
-        now_ns = time.monotonic_ns()
-        state = self.ticklog.state
-        shared, taken_ns = self._shared or (None, 0)
-        if shared is not None and not request.tickers:
-            is_equal = shared.next_seqs == tuple(state.next_seqs)
-            has_all = all(shared.next_seqs[one - 1] >= seq for one, seq in request.min_seqs)
-            is_near = now_ns - taken_ns <= SNAPSHOT_SHARE_NS or self._is_full
-            is_usable = not shared.is_failed and shared.session == state.session
-            if is_usable and has_all and (is_equal or is_near):
-                self._cuts[shared] += 1
-                return shared
-        if self._is_full:
-            return None
-        cut = state.cut(request.tickers)
-        if not request.tickers:
-            self._shared = (cut, now_ns)
-        self._cuts[cut] += 1
-        self.counts["cuts"] += 1
-        return cut
-
-    def release_cut(self, cut: Cut) -> None:
-        """It was read, or will not be."""
-        self._cuts[cut] -= 1
-        if self._cuts[cut] > 0:
-            return
-        del self._cuts[cut]
-        if self._shared is not None and self._shared[0] is cut:
-            self._shared = None
-        if not self._cuts:
-            self.ticklog.state.forget_cuts()
-
-    @property
-    def _is_full(self) -> bool:
-        return len(self._cuts) >= SNAPSHOT_CUTS_MAX
-
-    # --- checkpoints ------------------------------------------------------------------------------
-
-    @property
-    def _checkpoint_interval_ns(self) -> int:
-        return int(self.options.checkpoint_interval_s * _SECOND_NS)
-
     async def _keep_checkpoints(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_S)
-            if self._is_checkpoint_due():
-                await self._write_checkpoint()
+            await self._checkpoints.write_if_due()
 
-    def _is_checkpoint_due(self) -> bool:
-        """After each interval, and when another segment was begun."""
-        boundary, last = self.ticklog.tail.boundary, self._checkpoint_at
-        if boundary is None:
-            return False
-        is_other = last is None or boundary.segment != last.segment
-        is_rotated = is_other and self._has_caught_up
-        return is_rotated or time.monotonic_ns() >= self._checkpoint_due_ns
-
-    async def _write_checkpoint(self) -> None:
-        """One checkpoint of the books as they are now; what goes wrong is told, and tried again later."""
-        tail, state = self.ticklog.tail, self.ticklog.state
-        boundary = tail.boundary
-        self._checkpoint_due_ns = time.monotonic_ns() + self._checkpoint_interval_ns
-        if boundary is None or not state.session or boundary == self._checkpoint_at:
-            return
-        self._checkpoint_at = boundary
-        cut = state.cut()
-        self._cuts[cut] += 1
-        try:
-            needed = await self._save(cut, boundary)
-        except OSError as error:
-            self.counts["checkpoint_failures"] += 1
-            self.log.warning("checkpoint_failed", reason=error.strerror, folder=str(self.folder))
-        else:
-            if needed is not None:
-                self.counts["checkpoints"] += 1
-                self._register(needed)
-        finally:
-            self.release_cut(cut)
-
-    async def _save(self, cut: Cut, boundary: LogPosition) -> LogPosition | None:
-        """The position from which the log is needed from now on; None if the cut failed. Raises `OSError`."""
-        file = CheckpointFile(self.folder, boundary)
-        try:
-            encoder = CheckpointEncoder(cut, boundary)
-            await asyncio.to_thread(file.write, encoder.head())
-            for images in cut.slices():
-                if cut.is_failed:
-                    return None
-                await asyncio.to_thread(file.write, encoder.block(images))
-            await asyncio.to_thread(file.write, encoder.end())
-            return await asyncio.to_thread(file.commit)
-        finally:
-            file.discard()
-
-    def _register(self, position: LogPosition) -> None:
-        """From here on the log is needed."""
-        try:
-            store_position(self.folder, CONSUMER, position)
-        except OSError as error:
-            self.counts["position_failures"] += 1
-            self.log.warning("checkpoint_failed", reason=error.strerror, folder=str(self.folder))
+    async def _keep_index(self) -> None:
+        while True:
+            await asyncio.sleep(_INDEX_S)
+            for _step in self.ticklog.index_wanted():
+                await asyncio.sleep(0)
 
     # --- metrics ----------------------------------------------------------------------------------
 
     def counters(self) -> dict[str, Any]:
         """For the metrics."""
-        names = ("cuts", "checkpoints", "checkpoint_failures", "position_failures", "read_failures")
         return {
-            **{name: self.counts[name] for name in names},
+            "read_failures": self.counts["read_failures"],
+            "cuts": self._cuts.taken,
+            **self._checkpoints.counters(),
             **self.ticklog.tail.counters(),
             "log_searches": self.ticklog.searches,
             **self.gap_fill.counters(),

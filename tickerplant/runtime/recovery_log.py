@@ -38,7 +38,7 @@ from tickerplant.limits import (
 )
 from tickerplant.runtime.checkpoints import checkpoint_positions, read_checkpoint
 from tickerplant.runtime.log_tail import LogTail
-from tickerplant.runtime.logfolder import Owner, read_owner, segment_files, segment_names
+from tickerplant.runtime.logfolder import Owner, segment_files
 from tickerplant.runtime.logreader import SegmentReader, read_header
 
 _unpack_header = HEADER.unpack_from
@@ -116,10 +116,13 @@ class RecoveryLog:
 
     # --- what is in the folder --------------------------------------------------------------------
 
-    def read_folder(self) -> Iterator[None]:
-        """Look at owner and segments, in steps between which other work may be done. Raises `OSError`."""
-        self.owner = read_owner(self.folder)
-        names = segment_names(self.folder)
+    def take_folder(self, owner: Owner | None, names: list[SegmentName]) -> Iterator[None]:
+        """What was found in the folder, in steps between which other work may be done. Raises `OSError`."""
+        self.owner = owner
+        ended = owner.session if owner is not None and owner.log == "ended" else 0
+        if ended in self.index.sessions:
+            self.index.sessions[ended].is_final = True
+            self.index.sessions[ended].is_end_known = True
         self.index.remove_missing(set(names))
         position = self.tail.position
         for name in reversed(names):
@@ -127,17 +130,8 @@ class RecoveryLog:
             is_to_come = position is not None and name > position.segment
             if not is_to_come and self.index.segment(name) is None:
                 with suppress(FileNotFoundError):
-                    self._add_segment(name)
+                    self.index.add_segment(name, read_header(self.folder, name))
                 yield
-
-    def _add_segment(self, name: SegmentName) -> None:
-        header = read_header(self.folder, name)
-        if header is None:
-            self.index.add_segment(name, NO_SEQS, 0, 0)
-            return
-        if header.previous_session != name.session:
-            self.index.end_session(header.previous_session, header.previous_seqs)
-        self.index.add_segment(name, header.first_seqs, header.publisher, header.partition)
 
     @property
     def unlogged_session(self) -> int:
@@ -159,10 +153,9 @@ class RecoveryLog:
         unlogged = self.unlogged_session
         if unlogged > self.index.newest_session:
             sessions.append(SessionRange(unlogged, (), (), final=False))
-        state = self.state
-        return Hello(
-            VERSION, state.publisher, state.partition, tuple(sessions), repairable=not unlogged
-        )
+        newest = self.index.sessions.get(self.index.newest_session)
+        plant = newest.plant if newest is not None else None
+        return Hello(VERSION, *(plant or (0, 0)), tuple(sessions), repairable=not unlogged)
 
     # --- gap fill ---------------------------------------------------------------------------------
 
@@ -181,12 +174,19 @@ class RecoveryLog:
         if request.to_seq < oldest_seq:
             code = RecoveryCode.TOO_OLD
         elif request.from_seq >= next_seq and (extent.is_end_known or not extent.is_final):
-            is_over = extent.is_final or session == self.unlogged_session
+            is_over = self.is_over(session)
             code = RecoveryCode.NOT_REPAIRABLE if is_over else RecoveryCode.NOT_YET
         else:
             from_seq = max(request.from_seq, oldest_seq)
             code, found = self._find_logged(session, stream, from_seq, request.to_seq)
         return Found(code, found, oldest_seq, next_seq)
+
+    def is_over(self, session: int) -> bool:
+        """Whether nothing will be in the log of a known session that was not read yet."""
+        extent = self.index.sessions[session]
+        if session == self.tail.session and not self.tail.is_at_end:
+            return False
+        return extent.is_final or session == self.unlogged_session
 
     def look_up(
         self, session: int, publisher: int, partition: int
@@ -197,11 +197,7 @@ class RecoveryLog:
         extent = self.index.sessions.get(session)
         if extent is None:
             return self._code_of_unknown(session), None
-        state = self.state
-        known = (extent.publisher, extent.partition)
-        if session == state.session:
-            known = (state.publisher, state.partition)
-        if known != (publisher, partition):
+        if extent.plant not in (None, (publisher, partition)):
             return RecoveryCode.UNKNOWN_PLANT, None
         return RecoveryCode.SERVED, extent
 

@@ -32,16 +32,23 @@ class GapFillSocket:
     """Serves a `GapFillServer` on a bound socket until it is closed."""
 
     def __init__(
-        self, server: GapFillServer, opened: socket.socket, searches: Callable[[], int]
+        self,
+        server: GapFillServer,
+        opened: socket.socket,
+        searches: Callable[[], int],
+        guard: Callable[[str, Callable[[], None]], Callable[[], None]],
     ) -> None:
-        """`searches` counts the requests for which the log had to be read: one of them is enough for one turn."""
+        """`searches` counts the requests for which the log had to be read: one of them is enough for one turn.
+
+        `guard` is that of the supervisor.
+        """
         self.requests = 0
         self.unsent_datagrams = 0
         """Not taken by the kernel: the client asks again."""
         self._server = server
         self._socket = opened
         self._searches = searches
-        asyncio.get_running_loop().add_reader(opened, self._on_readable)
+        asyncio.get_running_loop().add_reader(opened, guard("gap fill", self._on_readable))
 
     def close(self) -> None:
         """Harmless the second time."""
