@@ -10,7 +10,6 @@ import struct
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from itertools import chain
 
 from tickerplant.limits import PRICE_E4_MAX, SIZE_E2_MAX
 
@@ -162,6 +161,13 @@ class Book:
             return list(zip(self._ask_prices, self._ask_sizes, strict=True))
         return list(zip(self._bid_prices, self._bid_sizes, strict=True))
 
+    def sides(self) -> tuple[tuple[Level, ...], tuple[Level, ...]]:
+        """All bids and all asks, prices ascending."""
+        return (
+            tuple(zip(self._bid_prices, self._bid_sizes, strict=True)),
+            tuple(zip(self._ask_prices, self._ask_sizes, strict=True)),
+        )
+
     @property
     def level_count(self) -> int:
         """Levels of both sides."""
@@ -189,7 +195,12 @@ class Book:
 
     def checksum(self) -> int:
         """CRC-32 over `<qq` (price_e4, size_e2), bids then asks, prices ascending."""
-        return levels_checksum(self.ascending(0), self.ascending(1))
+        prices = self._bid_prices + self._ask_prices
+        sizes = self._bid_sizes + self._ask_sizes
+        # Price and size in turn: slices do in one step what a loop takes three times as long for.
+        numbers = prices + sizes
+        numbers[::2], numbers[1::2] = prices, sizes
+        return zlib.crc32(struct.pack(f"<{len(numbers)}q", *numbers))
 
     def __eq__(self, other: object) -> bool:
         """Equal levels on both sides."""
@@ -202,12 +213,6 @@ class Book:
     def __repr__(self) -> str:
         """Best levels and counts."""
         return f"Book(bbo={self.bbo()}, levels={self.level_count})"
-
-
-def levels_checksum(bids: Sequence[Level], asks: Sequence[Level]) -> int:
-    """`Book.checksum` of levels that are at hand already, prices ascending."""
-    numbers = [*chain.from_iterable(bids), *chain.from_iterable(asks)]
-    return zlib.crc32(struct.pack(f"<{len(numbers)}q", *numbers))
 
 
 def level_changes(held: Book, fresh: Book) -> Sequence[tuple[int, int, int, int]]:

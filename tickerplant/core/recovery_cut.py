@@ -7,7 +7,7 @@ change, and of what is encoded already only a reference is kept.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tickerplant.core.book import Book, levels_checksum
+from tickerplant.core.book import Book
 from tickerplant.core.logformat import NextSeqs
 from tickerplant.core.messages import (
     AnyMessage,
@@ -175,7 +175,7 @@ def encode_levels(market: Market) -> tuple[Chunk, ...]:
         return ()
     stamp = (market.ticker, last.g, last.ts_event_ns, last.ts_recv_ns)
     book = market.book
-    bids, asks = tuple(book.ascending(0)), tuple(book.ascending(1))
+    bids, asks = book.sides()
     messages: list[AnyMessage] = []
     if len(bids) + len(asks) <= BOOK_LEVELS_PER_PART:
         messages.append(BookLevels(*stamp, 0, 1, bids, asks))
@@ -184,7 +184,7 @@ def encode_levels(market: Market) -> tuple[Chunk, ...]:
         for part, sides in enumerate(parts):
             messages.append(BookLevels(*stamp, part, len(parts), *sides))
     if market.phase == BookState.LIVE:
-        messages.append(BookReady(*stamp, levels_checksum(bids, asks)))
+        messages.append(BookReady(*stamp, book.checksum()))
     else:
         messages.append(BookStale(*stamp, market.reason))
     return join_chunks([encode_message(message) for message in messages])
