@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find tickerplant feeds subscribers config -type f -not -path '*/__pycache__/*' 2>/dev/null)
 ARGS ?=
 
-.PHONY: help install demo test lint types bench soak fuzz clean
+.PHONY: help install demo test lint types bench soak fuzz questdb clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -50,6 +50,9 @@ soak: $(VENV)/.installed ## ten minutes of simulated flow with every fault; ARGS
 fuzz: $(VENV)/.installed ## a million frames and a million datagrams of garbage
 	@$(BIN)/python tests/fuzz/fuzz.py $(ARGS)
 
+questdb: $(VENV)/.installed ## a QuestDB server of one's own, fetched with Maven; Ctrl-C ends it
+	@$(BIN)/python -m tickerplant.store.local_server
+
 clean: ## remove what make made
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	rm -rf $(VENV) .questdb build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

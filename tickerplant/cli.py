@@ -31,7 +31,10 @@ COMMANDS = (
 )
 """Modules of `tickerplant.commands`, in the order of `--help`."""
 EXTRA_MODULES = frozenset(
-    {"aiohttp", "cryptography", "picows", "prometheus_client", "rich", "structlog", "websockets"}
+    {
+        *("aiohttp", "cryptography", "numpy", "pandas", "picows", "prometheus_client", "questdb"),
+        *("rich", "structlog", "websockets"),
+    }
 )
 """What the extra `daemon` installs, by import name."""
 EXIT_INTERRUPTED = 130

@@ -230,6 +230,41 @@ class RecoveryConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     """How far recovery stands back behind the plant when both want the processor; 0: not at all."""
 
 
+class StoreConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[store]: everything published becomes rows, in Parquet files or in QuestDB."""
+
+    section: ClassVar[str] = "store"
+
+    enabled: bool = False
+    """Let `run` start the store with the plant; off where it runs as a service of its own."""
+    backend: str = "parquet"
+    """parquet: files in a folder; questdb: a server."""
+    directory: str = ""
+    """Folder of the Parquet files and of the dead letters; empty: `store` in the state directory."""
+    close_s: int = 60
+    """parquet: age, in seconds, at which files are closed; then they can be read."""
+    close_rows: int = 1_000_000
+    """parquet: rows at which files are closed earlier."""
+    conf: str = "http::addr=127.0.0.1:9000;"
+    """questdb: the client's conf string, without password."""
+    username: str = ""
+    """questdb: user name; empty with a password file: what is in the file is a token."""
+    password_path: str = ""
+    """questdb: file with the password, or token, on its first line; empty: the server wants none."""
+    batch_ms: int = 50
+    """questdb: age, in milliseconds, at which rows are sent."""
+    batch_rows: int = 20_000
+    """questdb: rows at which they are sent earlier."""
+    ttl_days: int = 90
+    """questdb: age, in days, at which the server deletes rows of the feed; 0: never. For `schema apply`."""
+    book_snapshot_interval_s: int = 60
+    """How often the books that changed are stored whole, in seconds; 0: never."""
+    metrics_port: int = 26482
+    """TCP port of its own /metrics, /health and /ready, on metrics.address; 0 takes a free one and logs it."""
+    niceness: int = 10
+    """How far the store stands back behind the plant when both want the processor; 0: not at all."""
+
+
 class CaptureConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[capture]: everything that goes into the plant, as it came, to be looked at and played again."""
 
@@ -290,6 +325,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The tick log."""
     recovery: RecoveryConfig = msgspec.field(default_factory=RecoveryConfig)
     """Recovery."""
+    store: StoreConfig = msgspec.field(default_factory=StoreConfig)
+    """Rows of everything published."""
     capture: CaptureConfig = msgspec.field(default_factory=CaptureConfig)
     """Everything that goes in, kept as it came."""
     log: LogConfig = msgspec.field(default_factory=LogConfig)

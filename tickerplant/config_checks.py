@@ -14,6 +14,12 @@ from tickerplant.limits import CONNECTIONS_MAX, RECOVERY_CONNECTIONS_MAX, TICKER
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("console", "json")
 FSYNC_POLICIES = ("interval", "never")
+STORE_BACKENDS = ("parquet", "questdb")
+CONF_PROTOCOLS = ("http", "https")
+"""Of the QuestDB client: those whose requests are acknowledged."""
+CONF_SECRETS = frozenset({"password", "token", "token_x", "token_y"})
+CONF_OURS = frozenset({"username", "auto_flush", "protocol_version", "retry_timeout"})
+"""Keys of a conf string that other settings stand for, or that the store depends on."""
 KEY_PEM_VARIABLE = "KALSHI_KEY_PEM"
 """Environment variable that may hold the private key itself (PEM) instead of `exchange.key_path`."""
 
@@ -26,7 +32,7 @@ _NOT_IN_TICKER = re.compile(r"[\s*?\[\]{},;\"'/\\]|[^\x21-\x7e]")
 def shown(value: object) -> str:
     """`value` for an error line: short, on one line, and never a secret."""
     text = repr(value)
-    if _PEM_MARK in text or re.search(r"://[^/]*@|[0-9a-fA-F]{64}", text):
+    if _PEM_MARK in text or re.search(r"://[^/]*@|[0-9a-fA-F]{64}|(?:password|token)\w*=", text):
         return "(not shown)"
     if len(text) > _SHOWN_MAX_CHARACTERS:
         return f"{text[:_SHOWN_MAX_CHARACTERS]}…"
@@ -68,6 +74,32 @@ def _key_id_problem(value: str) -> str | None:
     if re.search(r"[^\x21-\x7e]", value) or len(value) > 128:
         return "must be the id of an API key: at most 128 ASCII characters without blanks"
     return None
+
+
+def _conf_problem(value: str) -> str | None:
+    """A conf string of the QuestDB client: `protocol::key=value;key=value;`."""
+    example = "http::addr=127.0.0.1:9000;"
+    protocol, separator, rest = value.partition("::")
+    if protocol not in CONF_PROTOCOLS or not separator:
+        return (
+            f"must begin with {' or '.join(f'{name}::' for name in CONF_PROTOCOLS)}, like {example}"
+        )
+    keys = {part.partition("=")[0] for part in rest.split(";") if part}
+    if keys & CONF_SECRETS:
+        return "holds a secret: put it in a file and name that in store.password_path"
+    if keys & CONF_OURS:
+        return f"must leave out {', '.join(sorted(keys & CONF_OURS))}, which the store decides"
+    if "addr" not in keys or not rest.endswith(";") or re.search(r"\s", value):
+        return f"must name addr, and end each key=value with a semicolon, like {example}"
+    return None
+
+
+def _username_problem(value: str) -> str | None:
+    return "must not hold a semicolon or blanks" if re.search(r"[;\s]", value) else None
+
+
+def _password_path_problem(value: str) -> str | None:
+    return "must be the path of a file" if "\0" in value or "\n" in value else None
 
 
 def _range_problem(value: int, *, low: int, high: int, what: str = "") -> str | None:
@@ -185,6 +217,21 @@ CHECKS: Mapping[str, Callable[[Any], str | None]] = {
     ),
     "recovery.checkpoint_interval_s": partial(_range_problem, low=1, high=3_600, what=" (seconds)"),
     "recovery.niceness": partial(_range_problem, low=0, high=19),
+    "store.backend": partial(_choice_problem, choices=STORE_BACKENDS),
+    "store.directory": _directory_problem,
+    "store.close_s": partial(_range_problem, low=1, high=3_600, what=" (seconds)"),
+    "store.close_rows": partial(_range_problem, low=1_000, high=100_000_000),
+    "store.conf": _conf_problem,
+    "store.username": _username_problem,
+    "store.password_path": _password_path_problem,
+    "store.batch_ms": partial(_range_problem, low=1, high=10_000, what=" (milliseconds)"),
+    "store.batch_rows": partial(_range_problem, low=100, high=100_000),
+    "store.ttl_days": partial(_range_problem, low=0, high=36_500, what=" (days)"),
+    "store.book_snapshot_interval_s": partial(
+        _range_problem, low=0, high=86_400, what=" (seconds)"
+    ),
+    "store.metrics_port": partial(_range_problem, low=0, high=65_535, what=" (0: any free port)"),
+    "store.niceness": partial(_range_problem, low=0, high=19),
     "capture.directory": _directory_problem,
     "capture.segment_max_bytes": partial(
         _range_problem, low=64 * 1024, high=4 * 1024**3, what=" (bytes)"

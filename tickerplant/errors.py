@@ -18,6 +18,8 @@
      |    +-- DamagedCheckpointError a checkpoint of recovery that does not verify
      +-- CaptureError                the folder of the raw capture unusable        exit 1
      |    +-- DamagedCaptureError    a capture that is cut short or does not verify
+     +-- StoreError                  the store, its database or its files           exit 1
+     |    +-- StoreUnavailableError  not now: it is tried again                     exit 75
      +-- FixedPointError             a decimal string that cannot be held exactly
      +-- WireError                   a datagram that is not valid KTP/1
           +-- ForeignDatagramError, TruncatedDatagramError, UnsupportedVersionError,
@@ -108,6 +110,16 @@ class CaptureError(TickerplantError):
 
 class DamagedCaptureError(CaptureError):
     """A capture that is cut short, does not verify, or was made by a program that this one does not know."""
+
+
+class StoreError(TickerplantError):
+    """The store, its database or its files refuse, or cannot be used."""
+
+
+class StoreUnavailableError(StoreError):
+    """The database or the disk of the store cannot take rows now; the same rows are offered again."""
+
+    exit_code = EXIT_TEMPORARY
 
 
 class FixedPointError(TickerplantError):

@@ -423,6 +423,14 @@ RECOVERY_RETRY_S = 1.0
 # --- store ----------------------------------------------------------------------------------------
 ROW_CLOCK_DIFFERENCE_MAX_NS = 24 * 3_600 * 1_000_000_000
 """Exchange time of a live trade so far from its receive time is none: the row takes the receive time."""
+QUESTDB_FETCH_TIMEOUT_S = 600
+"""Fetching the server, or a Java for it; then it has failed."""
+QUESTDB_START_TIMEOUT_S = 60
+"""Until a server that was started answers; then it is ended."""
+QUESTDB_START_ATTEMPTS = 3
+"""Starts of a server, on other ports each time if they were free ones; then it has failed."""
+QUESTDB_STOP_TIMEOUT_S = 20
+"""A server that has not ended so long after SIGTERM is killed."""
 
 # --- operator's shell -----------------------------------------------------------------------------
 CONFIG_FILE_MAX_BYTES = 1024 * 1024

@@ -176,6 +176,14 @@ def test_text_is_typed_by_the_key(text: str, value: object) -> None:
         ("publish.publisher=65536", ["publish.publisher = 65536", "0 to 65535"]),
         ("metrics.port=-1", ["metrics.port = -1", "0 to 65535"]),
         ("metrics.address=localhost", ["metrics.address", "IPv4 address"]),
+        ("store.backend=quest", ["store.backend = 'quest'", "did you mean questdb?"]),
+        ("store.conf=localhost:9000", ["store.conf", "begin with http:: or https::"]),
+        ("store.conf=tcp::addr=h:9009;", ["store.conf", "begin with http:: or https::"]),
+        ("store.conf=http::addr=h:9000", ["store.conf", "semicolon"]),
+        ("store.conf=http::tls_verify=on;", ["store.conf", "must name addr"]),
+        ("store.conf=http::addr=h;auto_flush=on;", ["store.conf", "must leave out auto_flush"]),
+        ("store.username=a;b", ["store.username", "semicolon"]),
+        ("store.batch_ms=0", ["store.batch_ms = 0", "1 to 10000"]),
         ("log.level=warn", ["log.level = 'warn'", "did you mean warning?"]),
         ("log.format=xml", ["log.format = 'xml'", "console, json"]),
         ("state.directory=a\nb", ["state.directory", "path of a folder"]),
@@ -238,6 +246,8 @@ def test_a_key_in_the_wrong_place_is_refused_without_showing_it() -> None:
     settings = [f"{key}={PEM}" for key in ("exchange.key_path", "exchange.key_id")]
     settings += [f"exchange.key_pem={PEM}", f"{PEM}=1", PEM]
     settings += ["exchange.rest_url=https://me:secretsecret@h/v2"]
+    for secret in ("password=secretsecret;", "token=secretsecret;"):
+        settings += [f"store.conf=http::addr=h;{secret}", f"store.conf=tcp::{secret}"]
     for setting in settings:
         assert "secretsecret" not in refusal(overrides=[setting])
 

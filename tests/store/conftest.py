@@ -1,0 +1,43 @@
+"""A real QuestDB for all tests of the store, started once, and more of them for tests that kill it."""
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent.parent / "models"))
+
+from tickerplant.store.local_server import CACHE_FOLDER, LocalServer
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent.parent
+QUESTDB_CACHE = PROJECT_ROOT / CACHE_FOLDER
+
+
+@pytest.fixture(scope="session")
+def questdb_server() -> Iterator[LocalServer]:
+    """A running server, shared: a test drops the tables that it makes, or has its own names."""
+    folder = Path(tempfile.mkdtemp(prefix="questdb-"))
+    try:
+        with LocalServer(folder, QUESTDB_CACHE) as server:
+            yield server
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def new_questdb(tmp_path: Path) -> Iterator[Callable[..., LocalServer]]:
+    """Makes servers of the test's own, not yet started, with other settings if wanted; they are ended after it."""
+    with ExitStack() as stack:
+
+        def make(**settings: str) -> LocalServer:
+            dotted = {name.replace("_", "."): value for name, value in settings.items()}
+            folder = Path(tempfile.mkdtemp(prefix="questdb-", dir=tmp_path))
+            server = LocalServer(folder, QUESTDB_CACHE, settings=dotted)
+            stack.callback(server.kill)
+            return server
+
+        yield make

@@ -1,0 +1,61 @@
+"""What the store process asks of a backend: rows of the log in, durable positions out.
+
+A backend is used by one thread at a time. Between `open` and `discard` it is offered the rows of the log without hole
+and in order. `commit` makes durable what was taken, all of it or none, and says up to which position of the log
+everything is: what is behind it is never offered again, what is ahead of it is offered again after a crash. So rows
+must be idempotent, or rows and position become durable together.
+"""
+
+from typing import NamedTuple, Protocol
+
+from tickerplant.core.logformat import LogPosition
+from tickerplant.core.rows import Row, Rows
+
+
+class RejectedRow(NamedTuple):
+    """A row that cannot be stored, whatever is done; it goes to the dead letters."""
+
+    table: str
+    row: Row
+    reason: str
+
+
+class Committed(NamedTuple):
+    """Everything of the log before `position` (None: nothing yet) is durable, but for the rows rejected on the way."""
+
+    position: LogPosition | None
+    rejected: list[RejectedRow]
+
+
+class Backend(Protocol):
+    """A database, or a folder of files."""
+
+    def open(self) -> LogPosition | None:
+        """Connect, and return from where the log is to be read; None: its start.
+
+        Raises `StoreUnavailableError`: it may be called again. Raises `StoreError`: the user must do something first.
+        """
+        ...
+
+    def take(self, rows: Rows, position: LogPosition, now_ns: int) -> list[RejectedRow]:
+        """Take the rows of the log up to `position`. Returns rows that cannot be stored; the others are taken.
+
+        Raises `StoreUnavailableError`: `discard`, and offer everything after the position that it returns.
+        """
+        ...
+
+    def is_due(self, now_ns: int) -> bool:
+        """Whether it is time to `commit`."""
+        ...
+
+    def commit(self) -> Committed:
+        """Make durable what was taken. Raises `StoreUnavailableError`, as `take`."""
+        ...
+
+    def discard(self) -> LogPosition | None:
+        """Forget what is not durable; returns from where the log is to be read again. Raises as `open`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything; harmless the second time."""
+        ...
