@@ -11,10 +11,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent.parent / "models"))
 
-from tickerplant.store.local_server import CACHE_FOLDER, LocalServer
-
-PROJECT_ROOT = Path(__file__).resolve().parent.parent.parent
-QUESTDB_CACHE = PROJECT_ROOT / CACHE_FOLDER
+from tickerplant.store.local_server import LocalServer, cache_folder
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +19,7 @@ def questdb_server() -> Iterator[LocalServer]:
     """A running server, shared: a test drops the tables that it makes, or has its own names."""
     folder = Path(tempfile.mkdtemp(prefix="questdb-"))
     try:
-        with LocalServer(folder, QUESTDB_CACHE) as server:
+        with LocalServer(folder, cache_folder()) as server:
             yield server
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -36,7 +33,7 @@ def new_questdb(tmp_path: Path) -> Iterator[Callable[..., LocalServer]]:
         def make(**settings: str) -> LocalServer:
             dotted = {name.replace("_", "."): value for name, value in settings.items()}
             folder = Path(tempfile.mkdtemp(prefix="questdb-", dir=tmp_path))
-            server = LocalServer(folder, QUESTDB_CACHE, settings=dotted)
+            server = LocalServer(folder, cache_folder(), settings=dotted)
             stack.callback(server.kill)
             return server
 

@@ -15,12 +15,11 @@ from tickerplant.store import local_server
 from tickerplant.store.local_server import (
     JAVA_VERSIONS,
     SERVER_VERSION,
+    cache_folder,
     java,
     java_version,
     server_jar,
 )
-
-QUESTDB_CACHE = Path(__file__).resolve().parent.parent.parent / local_server.CACHE_FOLDER
 
 
 def is_running(pid: int) -> bool:
@@ -74,8 +73,8 @@ def test_it_does_not_listen_beyond_the_loopback_interface(questdb_server):
 def test_it_ends_with_the_process_that_started_it(tmp_path):
     code = (
         "import sys, time; from pathlib import Path; "
-        "from tickerplant.store.local_server import LocalServer; "
-        f"server = LocalServer(Path({str(tmp_path)!r}), Path({str(QUESTDB_CACHE)!r})).start(); "
+        "from tickerplant.store.local_server import LocalServer, cache_folder; "
+        f"server = LocalServer(Path({str(tmp_path)!r}), cache_folder()).start(); "
         "print(server.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen(
@@ -90,7 +89,6 @@ def test_it_ends_with_the_process_that_started_it(tmp_path):
 
 def test_make_questdb_says_how_to_reach_it(tmp_path):
     """And its answer works, until Ctrl-C."""
-    (tmp_path / f"questdb-{SERVER_VERSION}.jar").symlink_to(server_jar(QUESTDB_CACHE))
     command = [sys.executable, "-m", "tickerplant.store.local_server", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

