@@ -15,7 +15,6 @@ from tickerplant.store import local_server
 from tickerplant.store.local_server import (
     JAVA_VERSIONS,
     SERVER_VERSION,
-    cache_folder,
     java,
     java_version,
     server_jar,
