@@ -265,6 +265,15 @@ class StoreConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
     """How far the store stands back behind the plant when both want the processor; 0: not at all."""
 
 
+class ProcessorConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[processor]: how the plant uses its processor."""
+
+    section: ClassVar[str] = "processor"
+
+    busy_poll: bool = False
+    """Never sleep: the plant takes the whole of one core, and frames do not wait for it to wake up."""
+
+
 class CaptureConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[capture]: everything that goes into the plant, as it came, to be looked at and played again."""
 
@@ -329,6 +338,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Rows of everything published."""
     capture: CaptureConfig = msgspec.field(default_factory=CaptureConfig)
     """Everything that goes in, kept as it came."""
+    processor: ProcessorConfig = msgspec.field(default_factory=ProcessorConfig)
+    """Latency against power."""
     log: LogConfig = msgspec.field(default_factory=LogConfig)
     """Log output."""
     state: StateConfig = msgspec.field(default_factory=StateConfig)

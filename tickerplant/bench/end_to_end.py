@@ -1,6 +1,7 @@
 """Real WebSocket to real multicast to a subscriber: load sender, plant and subscriber as three processes.
 
-The plant has a core of its own; sender and subscriber share the next one. Before and after each saturated run the
+The plant has a core of its own and, where latencies are measured, does not sleep on it (`[processor] busy_poll`);
+sender and subscriber share the next one. Before and after each saturated run the
 plant's process parses frames with `json.loads`, which is the reference of the ratio.
 """
 
@@ -91,17 +92,20 @@ class EndToEnd:
 
     async def _run_saturated(self, frames: int, *, log: bool) -> dict[str, Any]:
         await self._subscriber.ask(do="begin", sample=False)
-        await self._plant.ask(do="begin", log=log)
+        await self._plant.ask(do="begin", log=log, busy_poll=False)
         await self._sender.ask(do="saturate", count=frames)
         plant = await self._plant.ask(do="finish", count=frames)
         subscriber = await self._subscriber.ask(do="finish", count=frames)
         return plant | subscriber
 
-    async def pace(self, *, per_second: int, seconds: float) -> dict[str, Any]:
-        """Latencies at a fixed rate: {"tick_to_wire_us", "wire_to_callback_us", "intended_us"} -> percentiles."""
+    async def pace(self, *, per_second: int, seconds: float, busy_poll: bool) -> dict[str, Any]:
+        """Latencies at a fixed rate: {"tick_to_wire_us", "wire_to_callback_us", "intended_us"} -> percentiles.
+
+        With `busy_poll` the plant uses the whole of its core, without it sleeps between frames.
+        """
         count = int(per_second * seconds)
         await self._subscriber.ask(do="begin", sample=True)
-        await self._plant.ask(do="begin", log=True)
+        await self._plant.ask(do="begin", log=True, busy_poll=busy_poll)
         times = await self._sender.ask(do="pace", per_second=per_second, seconds=seconds)
         await self._sender.read()
         plant = await self._plant.ask(do="finish", count=count)
@@ -141,8 +145,8 @@ async def measure_floor(*, per_second: int, seconds: float) -> dict[str, Any]:
         relaying = msgspec.structs.replace(config, core=PLANT_CORE, url=url)
         relay = await enter(ChildProcess("relay_process", relaying))
         await relay.read()
-        for process in (receiver, relay):
-            await process.ask(do="begin")
+        await receiver.ask(do="begin", busy_poll=False)
+        await relay.ask(do="begin", busy_poll=True)
         await sender.ask(do="pace", per_second=per_second, seconds=seconds)
         await sender.read()
         return {
@@ -154,16 +158,18 @@ async def measure_floor(*, per_second: int, seconds: float) -> dict[str, Any]:
 async def measure_end_to_end(
     *, markets: int, runs: int, frames: int, per_second: int, seconds: float
 ) -> dict[str, Any]:
-    """All of it: {"saturated", "paced", "floor", "books", "books_equal"}."""
+    """All of it: {"saturated", "asleep", "paced", "floor", "books", "books_equal"}."""
     async with AsyncExitStack() as resources:
         bench = EndToEnd(markets)
         await bench.start(resources)
         saturated = await bench.saturate(runs=runs, frames=frames)
-        paced = await bench.pace(per_second=per_second, seconds=seconds)
+        asleep = await bench.pace(per_second=per_second, seconds=seconds, busy_poll=False)
+        paced = await bench.pace(per_second=per_second, seconds=seconds, busy_poll=True)
         books, equal = await bench.books_equal()
     floor = await measure_floor(per_second=per_second, seconds=seconds)
     return {
         "saturated": saturated,
+        "asleep": asleep,
         "paced": paced,
         "floor": floor,
         "books": books,

@@ -16,6 +16,7 @@ from tickerplant.bench.in_process import assert_books_equal, build_feed
 from tickerplant.bench.load import ReferenceLoad
 from tickerplant.bench.processes import BenchConfig, answer, commands, percentiles, start_child
 from tickerplant.config import PublishConfig
+from tickerplant.runtime.busy_poll import BusyPoll
 from tickerplant.runtime.daemon import GC_THRESHOLDS
 from tickerplant.runtime.outlet import Outlet
 from tickerplant.runtime.publisher import open_publisher
@@ -49,6 +50,7 @@ class MeasuredPlant:
         self.outlet: Outlet
         self.use_log(on=self.ticklog.begin_session(self.feed.plant.session, self.now_ns()))
         self.timer = DeadlineTimer(self.now_ns, self._fire)
+        self.busy_poll = BusyPoll()
         self.sampling = False
         self.samples_ns: list[int] = []
         self.first_ns = 0
@@ -170,6 +172,7 @@ async def serve(config: BenchConfig) -> None:
         command = msgspec.json.decode(line)
         if command["do"] == "begin":
             plant.use_log(on=command["log"])
+            (plant.busy_poll.start if command["busy_poll"] else plant.busy_poll.stop)()
             plant.begin()
             answer({"begun": True})
         elif command["do"] == "finish":

@@ -20,6 +20,7 @@ from tickerplant.bench.processes import BenchConfig, answer, commands, percentil
 from tickerplant.config import PublishConfig
 from tickerplant.core.messages import Stream
 from tickerplant.limits import DATAGRAM_MAX_BYTES
+from tickerplant.runtime.busy_poll import BusyPoll
 from tickerplant.runtime.publisher import open_publisher
 
 _STAMP = struct.Struct("<Q")
@@ -81,12 +82,15 @@ async def serve(config: BenchConfig) -> None:
         _transport, part = await ws_connect(lambda _request, _response: Relay(config), config.url)
     else:
         part = BareReceiver(config)
+    busy_poll = BusyPoll()
     answer({"ready": True})
     lines = await commands()
     while line := await lines.readline():
         command = msgspec.json.decode(line)
         if command["do"] == "begin":
             part.samples_ns = []
+            if command["busy_poll"]:
+                busy_poll.start()
             answer({"begun": True})
         else:
             await asyncio.sleep(_POLL_S)

@@ -18,6 +18,7 @@ from tickerplant.config import Config
 from tickerplant.core.messages import FeedPhase
 from tickerplant.core.packets import Datagram
 from tickerplant.limits import LOOK_UPS_AT_ONCE, SESSION_LISTEN_NS
+from tickerplant.runtime.busy_poll import BusyPoll
 from tickerplant.runtime.clock import ClockOffset, require_clock
 from tickerplant.runtime.datagram_keys import DatagramKeys
 from tickerplant.runtime.feed_capture import FeedCapture, open_feed_capture
@@ -98,6 +99,7 @@ class Daemon:
         self._timer = DeadlineTimer(
             self.clock.now_ns, self.supervisor.guard("timer", self._fire_timer)
         )
+        self._busy_poll = BusyPoll()
         self.capture: FeedCapture | None = None
         self._reader: MarketReader
         self._housekeeping: Housekeeping
@@ -289,6 +291,8 @@ class Daemon:
         for number in range(LOOK_UPS_AT_ONCE):
             start(f"look-ups {number}", self._reader.look_up_asked())
         start("housekeeping", self._housekeeping.run())
+        if self.config.processor.busy_poll:
+            self._busy_poll.start()
 
     async def _read_markets(self) -> None:
         await self._reader.discover()
@@ -372,6 +376,7 @@ class Daemon:
         self._notifier.stopping()
         self._ending = True
         self._timer.cancel()
+        self._busy_poll.stop()
         for session in self.connections:
             session.detach()
         closing = asyncio.create_task(self.supervisor.close())
