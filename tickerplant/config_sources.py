@@ -59,6 +59,22 @@ class LoadedConfig(msgspec.Struct, frozen=True, kw_only=True):
     has_key_pem: bool
     """True if the environment holds the private key itself."""
 
+    def frozen(self, sections: Sequence[str]) -> list[str]:
+        """Options with which a command gets these sections, and the state directory, as they are now."""
+        settings: dict[str, object] = {"state.directory": str(self.state_directory.absolute())}
+        for section in sections:
+            values = getattr(self.config, section)
+            keys = {f"{section}.{name}": name for name in values.__struct_fields__}
+            settings |= {
+                key: getattr(values, name)
+                for key, name in keys.items()
+                if self.origins[key] != DEFAULT_ORIGIN
+            }
+        words = ["--config", os.devnull]
+        for key, value in settings.items():
+            words += ["--set", f"{key}={msgspec.json.encode(value).decode()}"]
+        return words
+
     def credentials(self, environ: Mapping[str, str] | None = None) -> Credentials:
         """The API key. Raises `CredentialsError`; reads no file."""
         return credentials(self.config, os.environ if environ is None else environ)

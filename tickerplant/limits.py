@@ -339,6 +339,16 @@ CAPTURE_CLOSE_TIMEOUT_S = 5
 CAPTURE_FAULTS_SHOWN = 100
 """Faults of a capture that are named each; the others are counted."""
 
+# --- companions -----------------------------------------------------------------------------------
+COMPANION_BACKOFF_BASE_S = 0.25
+"""Wait before a companion process that ended is started again; doubled each time."""
+COMPANION_BACKOFF_CAP_S = 30.0
+"""The longest wait; it is started again and again, so seldom, without end."""
+COMPANION_STABLE_S = 60.0
+"""One that ran for so long starts with the short wait anew."""
+COMPANION_STOP_TIMEOUT_S = 10.0
+"""One that was asked to end and has not by then is killed."""
+
 # --- recovery -------------------------------------------------------------------------------------
 RECOVERY_FRAME_MAX_BYTES = 64 * 1024
 """One frame of the recovery protocol over TCP; a longer one is refused and the connection closed."""

@@ -65,10 +65,13 @@ class Recovery:
         self.process.communicate(timeout=SECONDS_MAX)
 
     def wait_event(self, event: str) -> dict:
-        """The next line of that event."""
+        """The first line of that event."""
+        for line in self.lines:
+            if line["event"] == event:
+                return line
         assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.lines.append(json.loads(line) if line.startswith("{") else {"event": line})
+        for text in self.process.stderr:
+            self.lines.append(json.loads(text) if text.startswith("{") else {"event": text})
             if self.lines[-1]["event"] == event:
                 return self.lines[-1]
         pytest.fail(f"{event} was not logged: {self.lines}")

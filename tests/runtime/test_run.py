@@ -71,6 +71,7 @@ def options_of(simulation: Simulation, group: str, port: int, folder: Path) -> l
         "publish.group_a": group,
         "publish.port": port,
         "metrics.port": 0,
+        "recovery.enabled": "false",
         "state.directory": folder / "state",
         "log.format": "json",
     }

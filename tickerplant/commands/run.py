@@ -10,6 +10,8 @@ from tickerplant.errors import EXIT_OK
 if TYPE_CHECKING:
     import asyncio
 
+    from tickerplant.config_sources import LoadedConfig
+    from tickerplant.runtime.companions import CompanionSpec
     from tickerplant.runtime.daemon import Daemon
 
 _EXAMPLES = """\
@@ -59,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     import uvloop
 
     from tickerplant.config_sources import load_config
+    from tickerplant.runtime.companions import Companions
     from tickerplant.runtime.daemon import Daemon
     from tickerplant.runtime.health import SystemdNotifier
     from tickerplant.runtime.logs import configure_logging
@@ -77,11 +80,25 @@ def run(arguments: argparse.Namespace) -> int:
         notifier=SystemdNotifier(os.environ),
         warning_tail=output,
         tune_collector=True,
+        companions=Companions(companions_of(loaded)),
     )
     daemon.metrics.add("log", output)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(daemon, asyncio.Event()))
     return EXIT_OK
+
+
+def companions_of(loaded: "LoadedConfig") -> "list[CompanionSpec]":
+    """The processes that are to run beside the plant, in the order in which they are to end."""
+    from tickerplant.runtime.companions import CompanionSpec, tickerplant_command
+
+    config = loaded.config
+    specs = []
+    if config.recovery.enabled and config.ticklog.enabled:
+        sections = ("publish", "metrics", "ticklog", "recovery", "log")
+        command = tickerplant_command("recovery", *loaded.frozen(sections))
+        specs.append(CompanionSpec("recovery", command))
+    return specs
 
 
 async def serve(daemon: "Daemon", stop: "asyncio.Event") -> None:

@@ -220,6 +220,7 @@ def configuration(announced: Mapping[str, str], group: str, port: int, state: Pa
         "markets": {"all_open": True, "include_combos": True},
         "publish": {"interface": INTERFACE, "group_a": group, "port": port, "ttl": 0},
         "metrics": {"address": INTERFACE, "port": 0},
+        "recovery": {"address": INTERFACE, "port": 0, "metrics_port": 0},
         "log": {"level": "info", "format": "json"},
         "state": {"directory": str(state)},
     }

@@ -70,7 +70,7 @@ class ChildProcess:
             sys.executable,
             "-P",
             "-m",
-            "tickerplant.demo.child",
+            "tickerplant.child",
             str(os.getpid()),
             *arguments,
             stdin=DEVNULL,

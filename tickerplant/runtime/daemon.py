@@ -20,6 +20,7 @@ from tickerplant.core.packets import Datagram
 from tickerplant.limits import LOOK_UPS_AT_ONCE, SESSION_LISTEN_NS
 from tickerplant.runtime.busy_poll import BusyPoll
 from tickerplant.runtime.clock import ClockOffset, require_clock
+from tickerplant.runtime.companions import Companions
 from tickerplant.runtime.datagram_keys import DatagramKeys
 from tickerplant.runtime.feed_capture import FeedCapture, open_feed_capture
 from tickerplant.runtime.health import Readiness, SystemdNotifier, readiness_of
@@ -67,9 +68,11 @@ class Daemon:
         notifier: SystemdNotifier | None = None,
         warning_tail: WarningTail | None = None,
         tune_collector: bool = False,
+        companions: Companions | None = None,
     ) -> None:
         """`session_listen_ns` is how long to listen for another plant first; `tune_collector` affects the process.
 
+        `companions` are started with the session and ended after it.
         Raises `ConfigurationError` if no market is chosen, `CredentialsError` for datagram keys of no use.
         """
         config.markets.require_selection()
@@ -95,6 +98,7 @@ class Daemon:
         self._notifier = notifier if notifier is not None else SystemdNotifier({})
         self._warning_tail = warning_tail
         self._tune_collector = tune_collector
+        self._companions = companions if companions is not None else Companions()
         self._stop = asyncio.Event()
         self._timer = DeadlineTimer(
             self.clock.now_ns, self.supervisor.guard("timer", self._fire_timer)
@@ -185,13 +189,21 @@ class Daemon:
         self._add_sources()
         self.started.set()
         self.publish()
+        # Pushed last, so that they end first of all that is closed after the end of the session.
+        resources.push_async_callback(self._companions.stop)
         self._start_tasks()
 
     async def _start_metrics(self, resources: AsyncExitStack) -> None:
         metrics = self.config.metrics
         if not metrics.enabled:
             return
-        server = MetricsServer(self.metrics, self.readiness, metrics.address, metrics.port)
+        server = MetricsServer(
+            self.metrics,
+            self.readiness,
+            metrics.address,
+            metrics.port,
+            companions=self._companions.states,
+        )
         await server.start()
         resources.push_async_callback(server.stop)
         self.metrics_server = server
@@ -275,6 +287,7 @@ class Daemon:
         self.metrics.add("reader", self._reader)
         self.metrics.add("publisher", self.publisher)
         self.metrics.add("daemon", self)
+        self.metrics.add("companion", self._companions)
         if self.sessions.ticklog is not None:
             self.metrics.add("ticklog", self.sessions.ticklog)
         if self.capture is not None:
@@ -290,6 +303,7 @@ class Daemon:
         start("discovery", self._read_markets())
         for number in range(LOOK_UPS_AT_ONCE):
             start(f"look-ups {number}", self._reader.look_up_asked())
+        self._companions.start(self.supervisor)
         start("housekeeping", self._housekeeping.run())
         if self.config.processor.busy_poll:
             self._busy_poll.start()

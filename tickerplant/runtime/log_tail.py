@@ -73,6 +73,7 @@ class LogTail:
         self._untaken = 0
         self._flush: list[tuple[Header, bytes]] = []
         self._grown_ns = 0
+        self._first_end: LogPosition | None = None
         recent.clear(state.session)
 
     @property
@@ -84,6 +85,17 @@ class LogTail:
     def backlog(self) -> int:
         """Datagrams read and not yet in the books."""
         return self._untaken + len(self._flush)
+
+    @property
+    def has_caught_up(self) -> bool:
+        """Whether the end was reached once, and the books have all that stood there then.
+
+        Where something is published all the time, one flush is always still going on.
+        """
+        end, boundary = self._first_end, self.boundary
+        if not self.session or end is None:
+            return False
+        return not self.backlog or (boundary is not None and boundary >= end)
 
     def close(self) -> None:
         """Close the files."""
@@ -102,6 +114,7 @@ class LogTail:
         batch = self._reader.read()
         if batch is None:
             self.is_at_end = True
+            self._first_end = self._first_end or self._reader.position
             return False
         self.is_at_end = False
         self._grown_ns = now_ns

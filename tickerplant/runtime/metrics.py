@@ -168,8 +168,13 @@ class MetricsServer:
         address: str,
         port: int,
         port_key: str = "metrics.port",
+        companions: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        """Serve on `address` and TCP `port` (0: any free one), configured as `port_key`, once started."""
+        """Serve on `address` and TCP `port` (0: any free one), configured as `port_key`, once started.
+
+        `companions` tells the state of the processes beside this one, by name.
+        """
+        self._companions = companions
         self.requests = 0
         self._metrics = metrics
         self._readiness = readiness
@@ -225,7 +230,14 @@ class MetricsServer:
 
     async def _serve_health(self, _request: web.Request) -> web.Response:
         self.requests += 1
-        return web.json_response({"service": NAMESPACE, "version": __version__, "status": "alive"})
+        return web.json_response(
+            {
+                "service": NAMESPACE,
+                "version": __version__,
+                "status": "alive",
+                "companions": dict(self._companions()),
+            }
+        )
 
     async def _serve_ready(self, _request: web.Request) -> web.Response:
         self.requests += 1

@@ -232,7 +232,7 @@ class RecoveryService:
         self._unreadable = ""
         if more:
             self._turn_soon()
-        elif tail.session and tail.is_at_end and not tail.backlog and not self._has_caught_up:
+        elif tail.has_caught_up and not self._has_caught_up:
             self._has_caught_up = True
             self.log.info(
                 "recovery_caught_up",

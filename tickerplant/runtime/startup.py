@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import Self
 
 import msgspec
@@ -50,6 +51,8 @@ class SessionState:
         """`lock` is the descriptor that holds the lock."""
         self.directory = directory
         self._lock = lock
+        self._writing = Lock()
+        self._is_finished = False
         self.damaged = False
         """True if the session file was there and could not be read; the clock alone then gives the session."""
         self.previous = self._read()
@@ -59,12 +62,19 @@ class SessionState:
         return max(now_ns, self.previous.session + 1, heard_session + 1)
 
     def begin(self, session: int) -> None:
-        """Keep `session` for good, before anything is sent under it. Raises `StateDirectoryError`."""
-        self._write(SessionRecord(session))
+        """Keep `session` for good, before anything is sent under it. Raises `StateDirectoryError`.
+
+        May be called in any thread; after `finish` it does nothing.
+        """
+        with self._writing:
+            if not self._is_finished:
+                self._write(SessionRecord(session))
 
     def finish(self, session: int, final_seqs: tuple[tuple[int, int], ...]) -> None:
-        """Keep how a session ended. Raises `StateDirectoryError`."""
-        self._write(SessionRecord(session, final_seqs))
+        """Keep how the last session ended. Raises `StateDirectoryError`."""
+        with self._writing:
+            self._is_finished = True
+            self._write(SessionRecord(session, final_seqs))
 
     def close(self) -> None:
         """Let the directory go; harmless the second time."""

@@ -1,6 +1,6 @@
-"""Entry of the demo's processes: a `tickerplant` command that ends when the process that started it does.
+"""Entry of processes that others start: a `tickerplant` command that ends when the process that started it does.
 
-python -m tickerplant.demo.child PARENT_PID COMMAND [OPTION ...]
+python -m tickerplant.child PARENT_PID COMMAND [OPTION ...]
 """
 
 import ctypes
