@@ -22,6 +22,8 @@ from tickerplant.demo.summary import STREAMS
 
 START_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 60.0
+PROCESSES = 4
+"""The demo, the exchange, the plant and its recovery."""
 _NUMBER = r"([\d,]+)"
 
 
@@ -185,7 +187,7 @@ def test_without_terminal_it_prints_a_summary_that_holds(
     demo = start_demo("--for", "3s")
     demo.wait_output("all books are live; running for 3 s")
     live_at_s = time.monotonic()
-    assert len(demo.processes()) == 3
+    assert len(demo.processes()) == PROCESSES
     assert demo.exit_code() == 0, demo.errors
     assert time.monotonic() - live_at_s >= 3
     assert demo.errors == ""
@@ -289,7 +291,7 @@ def test_children_end_with_a_killed_demo(start_demo: Callable[..., DemoRun]) -> 
     """SIGKILL leaves no time to end them: the kernel tells them."""
     demo = start_demo("--for", "60s", "--markets", "20")
     demo.wait_output("all books are live")
-    assert len(demo.processes()) == 3
+    assert len(demo.processes()) == PROCESSES
     demo.process.kill()
     wait_for(lambda: demo.processes() == [], "the end of all processes")
 
