@@ -344,6 +344,8 @@ COMPANION_BACKOFF_BASE_S = 0.25
 """Wait before a companion process that ended is started again; doubled each time."""
 COMPANION_BACKOFF_CAP_S = 30.0
 """The longest wait; it is started again and again, so seldom, without end."""
+COMPANION_LOOK_S = 0.25
+"""How often to look whether it has ended, where the system has no descriptor left to tell."""
 COMPANION_STABLE_S = 60.0
 """One that ran for so long starts with the short wait anew."""
 COMPANION_STOP_TIMEOUT_S = 10.0

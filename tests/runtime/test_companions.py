@@ -1,6 +1,7 @@
 """Companion processes: real children that crash, hang and are killed."""
 
 import asyncio
+import errno
 import os
 import re
 import signal
@@ -115,6 +116,25 @@ async def test_a_command_that_does_not_exist_is_an_end_like_any_other() -> None:
         await until(lambda: sum(companion.ends.values()) >= 2)
         assert companion.starts == 0
         assert all("not started" in how for how in companion.ends)
+
+
+async def test_where_no_descriptor_is_left_it_is_looked_after_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "COMPANION_LOOK_S", 0.01)
+    async with watched(CompanionSpec("short", script("import time; time.sleep(0.3)"))) as (both, _):
+        (companion,) = both.all
+        await until(lambda: companion.pid)
+        first = companion.pid
+        await until(lambda: companion.ends["exit 0"])
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "pidfd_open", no_descriptor)
+            await until(lambda: companion.ends["exit 0"] >= 2)
+        assert companion.pid != first
+
+
+def no_descriptor(_pid: int) -> int:
+    raise OSError(errno.EMFILE, "Too many open files")
 
 
 async def test_they_end_one_after_the_other_in_the_stated_order(tmp_path: Path) -> None:

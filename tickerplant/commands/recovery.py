@@ -10,8 +10,8 @@ examples:
   tickerplant recovery --config /etc/tickerplant/tickerplant.toml
   tickerplant recovery --set ticklog.directory=/data/ticklog --set recovery.address=10.0.0.5
 
-Start it beside the plant, with the same configuration. It may start before the plant and outlive it.
-No subscriber asks it yet.
+`tickerplant run` starts it beside the plant. To have it as a service of its own, set recovery.enabled = false and
+start it with the same configuration; it may then start before the plant and outlive it. No subscriber asks it yet.
 Runs until SIGTERM or Ctrl-C, then exits with 0. Exit codes: 1 failure (e.g. another recovery of the same log, or its
 port is taken), 2 usage or configuration."""
 

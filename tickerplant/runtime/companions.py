@@ -17,6 +17,7 @@ import structlog
 from tickerplant.limits import (
     COMPANION_BACKOFF_BASE_S,
     COMPANION_BACKOFF_CAP_S,
+    COMPANION_LOOK_S,
     COMPANION_STABLE_S,
     COMPANION_STOP_TIMEOUT_S,
 )
@@ -122,7 +123,13 @@ async def _ended(process: subprocess.Popen[bytes]) -> int:
     """The exit code of `process`, once it has one; negative: the signal that ended it."""
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
-    process_fd = os.pidfd_open(process.pid)
+    try:
+        process_fd = os.pidfd_open(process.pid)
+    except OSError:
+        # No descriptor is left: the plant needs none of its own for this.
+        while process.poll() is None:  # noqa: ASYNC110  # nothing else tells
+            await asyncio.sleep(COMPANION_LOOK_S)
+        return process.wait()
     loop.add_reader(process_fd, ended.set)
     try:
         await ended.wait()
