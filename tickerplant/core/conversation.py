@@ -142,11 +142,9 @@ class Conversation:
         return b"".join(encode_frame(FrameKind.DATAGRAM, datagram, seal) for datagram in datagrams)
 
     def reject(self, code: RecoveryCode, text: str) -> bytes:
-        """The refusal as the last frame; nothing where it could not be signed."""
+        """The refusal as the last frame; without trailer where the client's nonce is not known."""
         self.is_over = True
         self.code = code
-        if self._keys is not None and self._outgoing is None:
-            return b""
         return self.encode(Reject(code, text))
 
 

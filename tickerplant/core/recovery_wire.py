@@ -12,7 +12,14 @@ configured. The client opens with `Open`; the server answers `Hello`; the client
 Trailers. Key id u32 and keyed BLAKE2b-128. On UDP of all before the digest, as in `core.wire`. On TCP of the
 receiver's nonce, the frame's number in its direction (from 0), and the frame from its length field up to and with the
 key id; the nonce of the server is in `Hello`, that of the client in `Open` (whose own trailer uses an empty nonce). A
-frame can thus neither be replayed nor moved. Decoding raises only subclasses of `WireError`.
+frame can thus neither be replayed nor moved. Only a `Reject` in the place of `Hello` bears no trailer: the client's
+nonce is not known then, and a client without the key is to hear why it gets nothing. Decoding raises only subclasses of
+`WireError`.
+
+Replay over UDP. A signed request carries no nonce, so that one round trip is enough: whoever overheard one can send it
+again, also from a forged address. He gains what is on the groups anyway, and the rates of that address and of all
+clients bound what is sent for it; what is served twice changes nothing at a subscriber, and replies are matched by
+`request_id`.
 """
 
 import struct
@@ -344,8 +351,10 @@ class FrameReader:
             return None
         length, kind = FRAME_HEADER.unpack_from(buffer)
         trailer = 0 if self.seal is None else TRAILER_BYTES
-        if not 1 + trailer <= length <= RECOVERY_FRAME_MAX_BYTES:
+        if not 1 <= length <= RECOVERY_FRAME_MAX_BYTES:
             raise LengthMismatchError(f"recovery frame says {length} B")
+        if length < 1 + trailer:
+            raise AuthenticationError(f"recovery frame of {length} B is not signed")
         if len(buffer) < _LENGTH_BYTES + length:
             return None
         frame = bytes(buffer[: _LENGTH_BYTES + length])
