@@ -116,7 +116,7 @@ def decode_checkpoint(content: bytes) -> tuple[LogPosition, PlantState]:
         state.session_start, state.feed_state = head.session_start, head.feed_state
         for block in blocks:
             messages: Any = _decode_messages(block)
-            state.apply(messages)
+            state.restore(messages)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, struct.error) as error:
         raise DamagedCheckpointError(f"it does not decode: {error}") from error
     if state.mismatches:

@@ -4,7 +4,7 @@ The books are those of `core.book`, changed by the messages that subscribers get
 a hole in a stream its values are unknown until messages that hold at their own place say them again.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from tickerplant.core.messages import (
     AnyMessage,
@@ -131,6 +131,15 @@ class PlantState:
             apply = self._apply.get(type(message))
             if apply is not None:
                 apply(market, message)
+
+    def restore(self, messages: Sequence[AnyMessage]) -> None:
+        """Messages of a cut. A book that is STALE there is known: its levels came whole, though without a checksum."""
+        self.apply(messages)
+        for message in messages:
+            if type(message) is BookStale:
+                market = self.markets[message.ticker]
+                if market.next_part is None:
+                    market.phase, market.reason = BookState.STALE, message.reason
 
     def _open_market(self, message: AnyMessage) -> Market | None:
         if not message.ticker:
