@@ -20,6 +20,7 @@
      |    +-- DamagedCaptureError    a capture that is cut short or does not verify
      +-- StoreError                  the store, its database or its files           exit 1
      |    +-- StoreUnavailableError  not now: it is tried again                     exit 75
+     |    +-- DamagedStoreError      a file of rows that is damaged or missing
      +-- FixedPointError             a decimal string that cannot be held exactly
      +-- WireError                   a datagram that is not valid KTP/1
           +-- ForeignDatagramError, TruncatedDatagramError, UnsupportedVersionError,
@@ -120,6 +121,10 @@ class StoreUnavailableError(StoreError):
     """The database or the disk of the store cannot take rows now; the same rows are offered again."""
 
     exit_code = EXIT_TEMPORARY
+
+
+class DamagedStoreError(StoreError):
+    """A file of rows that does not read, lacks rows, or is missing; the text names it."""
 
 
 class FixedPointError(TickerplantError):

@@ -443,6 +443,20 @@ QUESTDB_START_ATTEMPTS = 3
 """Starts of a server, on other ports each time if they were free ones; then it has failed."""
 QUESTDB_STOP_TIMEOUT_S = 20
 """A server that has not ended so long after SIGTERM is killed."""
+PARQUET_ROW_GROUP_ROWS = 131_072
+"""Rows of a table that wait in memory for their row group; then it is written."""
+PARQUET_CONVERT_ROWS = 4_096
+"""Rows of a table that wait as they came; then they become columns, which take a tenth of the memory."""
+PARQUET_DAYS_PER_CLOSING = 64
+"""Days of one table in one closing, a file each; with more of them it is closed at once, and the next begins."""
+PARQUET_MERGE_COUNT = 32
+"""Closings that follow each other, of one level, that are merged into one of the next."""
+PARQUET_LEVEL_MAX = 2
+"""Closings of this level are not merged again: 1,024 of the first make one."""
+PARQUET_SUPERSEDED_KEEP_S = 60
+"""How long merged closings stay, for queries that began before the merge."""
+PARQUET_REJECTED_MAX = 1_000
+"""Rows in one take that no column can hold, handed back one by one; further ones are only counted."""
 
 # --- operator's shell -----------------------------------------------------------------------------
 CONFIG_FILE_MAX_BYTES = 1024 * 1024
