@@ -1,9 +1,10 @@
 """Takes a tick log into Parquet files, and dies before its n-th change of the disk; n = 0: never.
 
-Each line of input is `log folder kill_at close_rows read_bytes`; the answer is how the process made for it ended. The
-processes are forked from this one, which has only imported: so a thousand deaths take seconds.
+Each line of input is `log folder kill_at close_rows read_bytes merge_count`; the answer is how the process made for it
+ended. The processes are forked from this one, which has only imported: so a hundred deaths take seconds.
 """
 
+import itertools
 import os
 import signal
 import sys
@@ -12,20 +13,22 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from tickerplant.core.rows import RowMapper
+from tickerplant.core.tables import TABLES
 from tickerplant.runtime.logreader import LogReader
+from tickerplant.store import parquet_merge
+from tickerplant.store.arrow_tables import to_arrow
 from tickerplant.store.parquet_merge import ParquetMerger
 from tickerplant.store.parquet_store import ParquetStore
 
-steps = kill_at = 0
+steps = itertools.count(1)
+kill_at = 0
 
 
 def deadly(owner, name):
     original = getattr(owner, name)
 
     def step(*arguments, **options):
-        global steps
-        steps += 1
-        if steps == kill_at:
+        if next(steps) == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         return original(*arguments, **options)
 
@@ -62,11 +65,15 @@ def take(log: Path, folder: Path, close_rows: int, read_bytes: int) -> None:
         store.close_files()
 
 
+# Arrow imports more when it is first used.
+to_arrow(TABLES["bbo"], [(0,) * 5 + ("",) + (0,) * 4 + ("",)])
+
 for line in sys.stdin:
     log, folder, *numbers = line.split()
     child = os.fork()
     if not child:
-        kill_at, close_rows, read_bytes = map(int, numbers)
+        kill_at, close_rows, read_bytes, parquet_merge.PARQUET_MERGE_COUNT = map(int, numbers)
         take(Path(log), Path(folder), close_rows, read_bytes)
         os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    sys.stdout.write(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n")
+    sys.stdout.flush()

@@ -18,6 +18,7 @@ from tickerplant.core.tables import TABLES
 from tickerplant.errors import DamagedStoreError, StoreError, StoreUnavailableError
 from tickerplant.limits import PARQUET_MERGE_COUNT
 from tickerplant.runtime.logreader import LogReader
+from tickerplant.store import parquet_merge
 from tickerplant.store.arrow_tables import to_arrow
 from tickerplant.store.parquet_folder import Closing, read_folder
 from tickerplant.store.parquet_merge import ParquetMerger, check_folder, choose_run, read_parts
@@ -111,7 +112,10 @@ def test_going_on_after_each_closing_gives_the_same_files(log, tmp_path):
     """A store that is opened anew goes on where the files end."""
     folder = tmp_path / "store"
     for _ in range(10_000):
-        with store_of(folder) as store, LogReader(log, store.open(), read_bytes=BATCH_BYTES) as reader:
+        with (
+            store_of(folder) as store,
+            LogReader(log, store.open(), read_bytes=BATCH_BYTES) as reader,
+        ):
             batch = reader.read()
             if batch is None:
                 break
@@ -129,14 +133,14 @@ def test_going_on_after_each_closing_gives_the_same_files(log, tmp_path):
     assert not read_folder(folder).holes
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_killed_at_random_steps_again_and_again(log, tmp_path, seed, run_store_process):
     """Killed before the n-th change of the disk; n is drawn anew each time, so every kind of step is hit."""
     folder = tmp_path / "store"
     draw = random.Random(seed)
     kills = 0
     for _ in range(60):
-        step = draw.randrange(1, 120)
+        step = draw.randrange(1, 160)
         code = run_store_process(log, folder, step)
         # Whatever was left, readers see whole files, each row once.
         found = rows_in_files(folder)
@@ -153,34 +157,43 @@ def test_killed_at_random_steps_again_and_again(log, tmp_path, seed, run_store_p
     assert not check_folder(folder, thorough=True)
 
 
-def test_killed_at_every_step_of_closings_and_of_a_merge(tmp_path, run_store_process):
+def test_killed_at_every_step_of_closings_and_of_merges(tmp_path, run_store_process, monkeypatch):
     """A small log: each step up to the end is the one before which the process dies, in a folder of its own."""
+    monkeypatch.setattr(parquet_merge, "PARQUET_MERGE_COUNT", 3)
     log = tmp_path / "ticklog"
     with MarketDay(log, markets=1) as day:
-        day.run(120)
+        day.run(100)
         day.close()
     wanted = rows_in_log(log)
-    for step in range(1, 400, 3):
+    for step in range(1, 1_000):
         folder = tmp_path / f"store{step}"
-        code = run_store_process(log, folder, step, close_rows=4)
+        code = run_store_process(log, folder, step, close_rows=4, merge_count=3)
+        assert not check_folder(folder, thorough=False)
         if code == 0:
             break
-        assert code == -signal.SIGKILL
-        assert not check_folder(folder, thorough=False)
         with store_of(folder, close_rows=4) as store:
             take_log(log, store, merge=ParquetMerger(folder))
         assert_same_rows(rows_in_files(folder), wanted)
+    assert step > 50
+    assert max(closing.level for closing in read_folder(folder).closings) == 1
 
 
 @pytest.fixture(scope="module")
 def run_store_process():
-    """(log, folder, kill_at, close_rows) -> exit code."""
+    """(log, folder, kill_at, close_rows, merge_count) -> exit code."""
     process = subprocess.Popen(
         python(STORE_PROCESS.read_text()), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
 
-    def run(log: Path, folder: Path, kill_at: int, close_rows: int = 100) -> int:
-        print(log, folder, kill_at, close_rows, BATCH_BYTES, file=process.stdin, flush=True)
+    def run(
+        log: Path,
+        folder: Path,
+        kill_at: int,
+        close_rows: int = 100,
+        merge_count: int = PARQUET_MERGE_COUNT,
+    ) -> int:
+        values = (log, folder, kill_at, close_rows, BATCH_BYTES, merge_count)
+        print(*values, file=process.stdin, flush=True)
         code = int(process.stdout.readline())
         assert code in (0, -signal.SIGKILL)
         return code
@@ -421,7 +434,9 @@ def test_an_unwritable_folder_is_unavailable_not_lost(log, tmp_path):
     folder = tmp_path / "store"
     with store_of(folder) as store:
         store.open()
-        store.take({"bbo": [(10**18, 5, 7, 1, 2, "KX", 1, 2, 3, 4, "live")]}, LogPosition(7, 1, 9), 0)
+        store.take(
+            {"bbo": [(10**18, 5, 7, 1, 2, "KX", 1, 2, 3, 4, "live")]}, LogPosition(7, 1, 9), 0
+        )
         (folder / "open.tmp").write_text("somebody's file")
         with pytest.raises(StoreUnavailableError, match=str(folder)):
             store.close_files()
