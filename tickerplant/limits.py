@@ -443,6 +443,17 @@ QUESTDB_START_ATTEMPTS = 3
 """Starts of a server, on other ports each time if they were free ones; then it has failed."""
 QUESTDB_STOP_TIMEOUT_S = 20
 """A server that has not ended so long after SIGTERM is killed."""
+STORE_READ_BYTES = 256 * 1024
+"""Of the log, that the store takes in one go; the rest waits for the next turn."""
+STORE_TAIL_S = 0.02
+"""How long the store waits at the end of the log before it looks again."""
+STORE_RETRY_S = 1.0
+STORE_RETRY_MAX_S = 30.0
+"""Database or disk cannot take rows: tried again after so long, twice as long each time, at most the second."""
+STORE_UPKEEP_S = 5.0
+"""How often it is looked for work that can wait, such as merging files, when there was none."""
+DEAD_LETTERS_MAX_BYTES = 64 * 1024 * 1024
+"""Of rows that cannot be stored, kept with the reason; further ones are counted and dropped."""
 PARQUET_ROW_GROUP_ROWS = 131_072
 """Rows of a table that wait in memory for their row group; then it is written."""
 PARQUET_CONVERT_ROWS = 4_096

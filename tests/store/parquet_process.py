@@ -59,10 +59,10 @@ def take(log: Path, folder: Path, close_rows: int, read_bytes: int) -> None:
                 mapper.add_datagram(datagram)
             store.take(mapper.take(), batch.position, 0)
             if store.is_due(0):
-                store.close_files()
+                store.commit()
                 while merger.merge_next():
                     merger.sweep(now_s=2**40)
-        store.close_files()
+        store.commit()
 
 
 # Arrow imports more when it is first used.

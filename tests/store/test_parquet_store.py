@@ -68,10 +68,10 @@ def take_log(log: Path, store: ParquetStore, *, merge: ParquetMerger | None = No
                 mapper.add_datagram(datagram)
             assert not store.take(mapper.take(), batch.position, 0)
             if store.is_due(0):
-                store.close_files()
+                store.commit()
                 while merge is not None and merge.merge_next():
                     merge.sweep(now_s=2**40)
-        store.close_files()
+        store.commit()
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_going_on_after_each_closing_gives_the_same_files(log, tmp_path):
             for _offset, datagram in batch.records:
                 mapper.add_datagram(datagram)
             store.take(mapper.take(), batch.position, 0)
-            assert store.close_files()[0] == batch.position
+            assert store.commit()[0] == batch.position
             # Taken and never closed: lost with the process, and taken again by the next.
             if (lost := reader.read()) is not None:
                 for _offset, datagram in lost.records:
@@ -358,8 +358,8 @@ def test_a_full_disk_loses_and_repeats_nothing(log, tmp_path):
                             if store.is_due(0):
                                 limit = 700 if store.closings % 3 == 1 and failures % 2 == 0 else -1
                                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, -1))
-                                store.close_files()
-                        store.close_files()
+                                store.commit()
+                        store.commit()
                         break
                     except StoreUnavailableError as error:
                         assert str(folder) in str(error), error
@@ -380,7 +380,7 @@ def test_a_row_that_no_column_holds_is_handed_back(tmp_path):
     with store_of(tmp_path) as store:
         store.open()
         store.take({"bbo": [sound, poison, sound]}, LogPosition(7, 1, 900), 0)
-        position, (rejected,) = store.close_files()
+        position, (rejected,) = store.commit()
         assert position == LogPosition(7, 1, 900)
         assert rejected.table == "bbo"
         assert rejected.row == poison
@@ -397,7 +397,7 @@ def test_a_part_of_the_log_without_rows_is_taken_too(tmp_path):
         store.take({}, position, 0)
         assert not store.is_due(99)
         assert store.is_due(100)
-        store.close_files()
+        store.commit()
         assert not store.is_due(10**9)
         assert store.open() == position
         assert not read_folder(tmp_path).files
@@ -410,7 +410,7 @@ def test_rows_of_two_days_are_in_two_files(tmp_path):
     with store_of(tmp_path) as store:
         store.open()
         store.take({"bbo": [first, second, first]}, LogPosition(7, 1, 900), 0)
-        store.close_files()
+        store.commit()
     files = read_folder(tmp_path).files
     assert [(str(file.day), pq.read_metadata(file.path).num_rows) for file in files] == [
         ("2024-10-03", 2),
@@ -439,5 +439,5 @@ def test_an_unwritable_folder_is_unavailable_not_lost(log, tmp_path):
         )
         (folder / "open.tmp").write_text("somebody's file")
         with pytest.raises(StoreUnavailableError, match=str(folder)):
-            store.close_files()
+            store.commit()
         assert store.discard() is None

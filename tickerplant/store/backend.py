@@ -1,7 +1,7 @@
 """What the store process asks of a backend: rows of the log in, durable positions out.
 
-A backend is used by one thread at a time. Between `open` and `discard` it is offered the rows of the log without hole
-and in order. `commit` makes durable what was taken, all of it or none, and says up to which position of the log
+A backend is used by one thread at a time, `upkeep` apart. Between `open` and `discard` it is offered the rows of the
+log without hole and in order. `commit` makes durable what was taken, all of it or none, and says up to which position of the log
 everything is: what is behind it is never offered again, what is ahead of it is offered again after a crash. So rows
 must be idempotent, or rows and position become durable together.
 """
@@ -54,6 +54,14 @@ class Backend(Protocol):
 
     def discard(self) -> LogPosition | None:
         """Forget what is not durable; returns from where the log is to be read again. Raises as `open`."""
+        ...
+
+    def upkeep(self) -> bool:
+        """One bounded piece of work that can wait, such as merging files; whether there may be more.
+
+        Called in a thread of its own, beside the other methods, only between `open` and `close`. Raises `StoreError`:
+        it is told, and `upkeep` is called again later.
+        """
         ...
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """The folder of the embedded store: what its names say, which files hold the rows, and how far they go in the log.
 
+dead-letters.jsonl                             rows that could not be stored
 store.lock                                     held (flock) by the one process that writes here
 <closing>/                                     what was taken of one range of the log, made whole by one rename
 <closing>/<table>.<day>.<closing>.parquet      rows of a table whose time lies in a day (UTC)
@@ -24,6 +25,7 @@ from typing import NamedTuple
 from tickerplant.core.logformat import LogPosition
 from tickerplant.core.tables import TABLES
 from tickerplant.errors import StoreError
+from tickerplant.store.dead_letters import DEAD_LETTER_FILE
 
 LOCK_FILE = "store.lock"
 TEMPORARY_SUFFIX = ".tmp"
@@ -142,7 +144,7 @@ def read_folder(folder: Path) -> FolderContents:
     foreign = [
         name
         for name, closing in parsed.items()
-        if closing is None and name != LOCK_FILE and name not in temporary
+        if closing is None and name not in (LOCK_FILE, DEAD_LETTER_FILE, *temporary)
     ]
     closings, superseded = _resolve(folder, found)
     files: list[StoredFile] = []

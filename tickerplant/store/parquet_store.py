@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 import msgspec
 import pyarrow as pa
@@ -25,6 +25,7 @@ from tickerplant.limits import (
     PARQUET_REJECTED_MAX,
 )
 from tickerplant.store.arrow_tables import RowGroups, split_by_day, to_arrow
+from tickerplant.store.backend import Committed, RejectedRow
 from tickerplant.store.parquet_folder import (
     LOG_START,
     TEMPORARY_SUFFIX,
@@ -53,14 +54,6 @@ class ClosingMetadata(msgspec.Struct, frozen=True):
     """What the closing of a file holds: rows by `<table>.<day>`. So each file tells of all others."""
 
     rows: dict[str, int]
-
-
-class RejectedRow(NamedTuple):
-    """A row that its columns cannot hold."""
-
-    table: str
-    row: Row
-    reason: str
 
 
 class ParquetStore:
@@ -101,7 +94,7 @@ class ParquetStore:
     def take(self, rows: Rows, position: LogPosition, now_ns: int) -> list[RejectedRow]:
         """Take the rows of the log up to `position`; returns those that cannot be stored, the others are taken.
 
-        They are durable once `close_files` returns a position that is not before this one. Raises
+        They are durable once `commit` returns a position that is not before this one. Raises
         `StoreUnavailableError` (the disk: `discard`, and offer everything after that position again), `StoreError`.
         """
         before = self._taken or LOG_START
@@ -123,7 +116,7 @@ class ParquetStore:
         return rejected
 
     def is_due(self, now_ns: int) -> bool:
-        """Whether `close_files` is to be called."""
+        """Whether `commit` is to be called."""
         if self._taken == self._durable:
             return False
         wait_ns = self._close_ns if self._row_count else _EMPTY_TIMES * self._close_ns
@@ -133,13 +126,13 @@ class ParquetStore:
             or len(self._files) > PARQUET_DAYS_PER_CLOSING
         )
 
-    def close_files(self) -> tuple[LogPosition | None, list[RejectedRow]]:
+    def commit(self) -> Committed:
         """Make durable what was taken: up to which position everything is, and rows that cannot be stored.
 
         Raises `StoreUnavailableError`: `discard`, and offer everything after that position again.
         """
         if self._taken is None or self._taken == self._durable:
-            return self._durable, []
+            return Committed(self._durable, [])
         rejected = [one for table in TABLES.values() for one in self._convert(table)]
         closing = Closing(self._durable or LOG_START, self._taken)
         try:
@@ -150,7 +143,7 @@ class ParquetStore:
         self.rows_written += sum(file.row_count for file in self._files.values())
         self._durable = self._taken
         self._forget()
-        return self._durable, rejected
+        return Committed(self._durable, rejected)
 
     def discard(self) -> LogPosition | None:
         """Forget what is not durable; returns from where the log is to be read again. Raises `StoreError`."""

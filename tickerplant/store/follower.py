@@ -1,0 +1,116 @@
+"""Following the tick log into a backend: read, map to rows, hand over, make durable; each in a bounded step.
+
+The same for every backend, and without waiting of its own: `turn` does what there is to do and says whether there is
+more. Used by one thread at a time.
+"""
+
+from pathlib import Path
+
+from tickerplant.core.logformat import LogPosition, sent_ns_of
+from tickerplant.core.rows import RowMapper
+from tickerplant.errors import WireError
+from tickerplant.limits import STORE_READ_BYTES
+from tickerplant.runtime.logreader import LogBatch, LogFault, LogReader
+from tickerplant.store.backend import Backend
+from tickerplant.store.dead_letters import DeadLetters
+
+
+class LogFollower:
+    """Brings the log in `folder` into `backend`, from where the backend says that it is."""
+
+    def __init__(
+        self,
+        folder: Path,
+        backend: Backend,
+        dead_letters: DeadLetters,
+        *,
+        read_bytes: int = STORE_READ_BYTES,
+    ) -> None:
+        """Opens nothing yet."""
+        self.folder = folder
+        self.backend = backend
+        self.dead_letters = dead_letters
+        self.durable: LogPosition | None = None
+        """Everything of the log before it is durable; None: nothing yet."""
+        self.taken_sent_ns = 0
+        """When the last datagram that was taken had been sent, and the last durable one (0: none in this process)."""
+        self.durable_sent_ns = 0
+        self.faults: list[LogFault] = []
+        """Parts of the log that cannot be read, until they are told."""
+        self.datagrams = 0
+        self.rows = 0
+        self.commits = 0
+        self.log_faults = 0
+        self.undecodable_datagrams = 0
+        self._read_bytes = read_bytes
+        self._reader: LogReader | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `turn` can be called."""
+        return self._reader is not None
+
+    def open(self) -> LogPosition | None:
+        """Open the backend; where the log is read from, None: its start. Raises as `Backend.open`."""
+        self._read_from(self.backend.open())
+        return self.durable
+
+    def reopen(self) -> LogPosition | None:
+        """After a failure of `turn` or `commit`: forget what is not durable. Raises as `Backend.discard`."""
+        self._close_reader()
+        self._read_from(self.backend.discard())
+        return self.durable
+
+    def turn(self, now_ns: int) -> bool:
+        """Make durable what is due, and take the next piece of the log; whether there may be more at once.
+
+        `now_ns` is of a clock that never goes back. Raises `OSError` if the log cannot be read (call it again),
+        `StoreUnavailableError` (`reopen`), `StoreError`.
+        """
+        assert self._reader is not None
+        if self.backend.is_due(now_ns):
+            self.commit()
+        batch = self._reader.read()
+        if batch is not None:
+            self._take(batch, now_ns)
+        return batch is not None
+
+    def commit(self) -> None:
+        """Make durable what was taken. Raises `StoreUnavailableError` (`reopen`)."""
+        position, rejected = self.backend.commit()
+        self.dead_letters.add_rows(rejected)
+        if position != self.durable:
+            self.commits += 1
+        self.durable, self.durable_sent_ns = position, self.taken_sent_ns
+
+    def close(self) -> None:
+        """Forget what is not durable, and close everything; harmless the second time."""
+        self._close_reader()
+        self.backend.close()
+
+    def _take(self, batch: LogBatch, now_ns: int) -> None:
+        self.faults += batch.faults
+        self.log_faults += len(batch.faults)
+        mapper = RowMapper()
+        for offset, datagram in batch.records:
+            try:
+                mapper.add_datagram(datagram)
+            except WireError as error:
+                self.undecodable_datagrams += 1
+                position = LogPosition(*batch.segment, offset)
+                self.dead_letters.add_datagram(position, datagram, str(error))
+        row_count = mapper.row_count
+        self.dead_letters.add_rows(self.backend.take(mapper.take(), batch.position, now_ns))
+        self.rows += row_count
+        self.datagrams += len(batch.records)
+        if batch.records:
+            self.taken_sent_ns = sent_ns_of(batch.records[-1][1])
+
+    def _read_from(self, position: LogPosition | None) -> None:
+        self.durable = position
+        self._reader = LogReader(self.folder, position, read_bytes=self._read_bytes)
+
+    def _close_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
