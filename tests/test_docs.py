@@ -274,7 +274,7 @@ def logged_events() -> set[str]:
     """The event names that plant and feed log: first arguments of calls that write a line."""
     found = set()
     for path in SOURCES:
-        if "runtime" not in path.parts and path.parent.name != "tickerplant_kalshi":
+        if path.parent.name not in {"runtime", "store", "tickerplant_kalshi"}:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Call) or not node.args:

@@ -19,6 +19,7 @@ COMMANDS = (
     "demo",
     "sim",
     "recovery",
+    "store",
     "tail",
     "top",
     "log",
@@ -32,8 +33,8 @@ COMMANDS = (
 """Modules of `tickerplant.commands`, in the order of `--help`."""
 EXTRA_MODULES = frozenset(
     {
-        *("aiohttp", "cryptography", "numpy", "pandas", "picows", "prometheus_client", "questdb"),
-        *("rich", "structlog", "websockets"),
+        *("aiohttp", "cryptography", "duckdb", "numpy", "pandas", "picows", "prometheus_client"),
+        *("pyarrow", "questdb", "rich", "structlog", "websockets"),
     }
 )
 """What the extra `daemon` installs, by import name."""

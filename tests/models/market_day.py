@@ -1,4 +1,4 @@
-"""A made-up exchange, a real plant and a real tick log: some time of trading, with the exchange's own books kept aside."""
+"""A made-up exchange, a real plant and a real tick log: a time of trading, the exchange's own books kept aside."""
 
 import random
 from pathlib import Path
@@ -129,7 +129,7 @@ class MarketDay:
         price_e4 = 100 * self.random.randrange(*((30, 48), (48, 70))[side])
         held = book.get((side, price_e4), 0)
         delta_e2 = 100 * self.random.randrange(1, 50)
-        if held and self.random.random() < 0.5:
+        if held > 1 and self.random.random() < 0.5:
             delta_e2 = -held if self.random.random() < 0.5 else -self.random.randrange(1, held)
         self.plant.apply_delta(
             self.plant.entries[ticker], side, price_e4, delta_e2, self.event_ns()

@@ -1,9 +1,9 @@
 """What the store process asks of a backend: rows of the log in, durable positions out.
 
 A backend is used by one thread at a time, `upkeep` apart. Between `open` and `discard` it is offered the rows of the
-log without hole and in order. `commit` makes durable what was taken, all of it or none, and says up to which position of the log
-everything is: what is behind it is never offered again, what is ahead of it is offered again after a crash. So rows
-must be idempotent, or rows and position become durable together.
+log without hole and in order. `commit` makes durable what was taken, all of it or none, and says up to which position
+of the log everything is: what is behind it is never offered again, what is ahead of it is offered again after a crash.
+So rows must be idempotent, or rows and position become durable together.
 """
 
 from typing import NamedTuple, Protocol

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Protocol
 
-from tickerplant.config import Config
+from tickerplant.config import Config, StoreConfig
 from tickerplant.errors import ConfigurationError
 from tickerplant.limits import STORE_RETRY_S
 from tickerplant.runtime.health import SystemdNotifier
@@ -19,6 +19,15 @@ from tickerplant.store.service import StoreService
 
 _SECOND_NS = 1_000_000_000
 _TELL_SUPPRESSED_TURNS = 10
+
+
+def new_backend(store: StoreConfig, folder: Path) -> ParquetBackend:
+    """The backend of `store.backend`. Raises `ConfigurationError`."""
+    if store.backend != "parquet":
+        raise ConfigurationError(
+            f'store.backend = "{store.backend}": this version stores in Parquet files only; set it to "parquet"'
+        )
+    return ParquetBackend(folder, close_ns=store.close_s * _SECOND_NS, close_rows=store.close_rows)
 
 
 class WarningTail(Protocol):
@@ -53,9 +62,7 @@ class StoreProcess:
         self._tune_process = tune_process
         store = config.store
         self.folder = store_folder(store.directory, state_directory)
-        self.backend = ParquetBackend(
-            self.folder, close_ns=store.close_s * _SECOND_NS, close_rows=store.close_rows
-        )
+        self.backend = new_backend(store, self.folder)
         log = log_folder(config.ticklog.directory, state_directory)
         self.service = StoreService(log, self.backend, DeadLetters(self.folder))
 

@@ -1,0 +1,177 @@
+"""`tickerplant store` as a process: killed at any moment, started again, alone and beside a plant that writes."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from market_day import MarketDay
+
+from tickerplant.core.rows import RowMapper
+from tickerplant.runtime.logfolder import load_position
+from tickerplant.runtime.logreader import LogReader
+from tickerplant.store.parquet_folder import read_folder
+from tickerplant.store.parquet_merge import check_folder, read_parts
+from tickerplant.store.parquet_store import ParquetStore
+
+SECONDS_MAX = 30.0
+
+
+class Store:
+    """The command in a process of its own, on a free port."""
+
+    def __init__(self, state: Path, *settings: str, options: tuple[str, ...] = ()) -> None:
+        words = [
+            *("log.format=json", f"state.directory={state}", "store.metrics_port=0"),
+            *("store.close_s=1", "store.close_rows=1000"),
+            *settings,
+        ]
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("TICKERPLANT")
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tickerplant", "store", *options]
+            + [part for word in words for part in ("--set", word)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd="/",
+        )
+        self.lines: list[dict] = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_error):
+        self.kill()
+
+    def kill(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate(timeout=SECONDS_MAX)
+
+    def wait_event(self, event: str) -> dict:
+        for line in self.process.stderr:
+            self.lines.append(json.loads(line) if line.startswith("{") else {"event": line})
+            if self.lines[-1]["event"] == event:
+                return self.lines[-1]
+        pytest.fail(f"{event} was not logged: {self.lines}")
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=SECONDS_MAX)
+
+    def fail(self) -> tuple[int, str]:
+        """Exit code and last line of a process that ends by itself."""
+        _, errors = self.process.communicate(timeout=SECONDS_MAX)
+        return self.process.returncode, errors.splitlines()[-1]
+
+
+def page(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def rows_in_log(log: Path) -> dict[str, Counter]:
+    mapper = RowMapper()
+    with LogReader(log) as reader:
+        while (batch := reader.read()) is not None:
+            for _offset, datagram in batch.records:
+                mapper.add_datagram(datagram)
+    return {name: Counter(rows) for name, rows in mapper.take().items()}
+
+
+def rows_in_files(folder: Path) -> dict[str, Counter]:
+    rows: dict[str, Counter] = {}
+    for file in read_folder(folder).files:
+        for part in read_parts(file):
+            columns = [
+                (column.cast("int64") if str(column.type).startswith("timestamp") else column)
+                for column in part.columns
+            ]
+            values = zip(*(column.to_pylist() for column in columns), strict=True)
+            rows.setdefault(file.table, Counter()).update(values)
+    return rows
+
+
+def test_killed_again_and_again_beside_a_plant_that_writes(tmp_path):
+    """kill -9 after random times; in the end each row of the log is there once, and at any time at most once."""
+    log, folder = tmp_path / "ticklog", tmp_path / "store"
+    draw = random.Random(5)
+    with MarketDay(log) as day:
+        day.run(400)
+        for _ in range(2):
+            with Store(tmp_path) as store:
+                store.wait_event("store_started")
+                until = time.monotonic() + draw.uniform(0.2, 1.6)
+                while time.monotonic() < until:
+                    day.run(15)
+                    time.sleep(0.03)
+                store.kill()
+            wanted = rows_in_log(log)
+            for table, rows in rows_in_files(folder).items():
+                assert not rows - wanted[table], table
+        day.close()
+    with Store(tmp_path) as store:
+        store.wait_event("store_caught_up")
+        assert store.stop() == 0
+    assert rows_in_files(folder) == rows_in_log(log)
+    assert not check_folder(folder, thorough=True)
+    assert load_position(log, "store") == read_folder(folder).position
+
+
+def test_it_waits_for_a_log_and_tells_how_it_is(tmp_path):
+    """Started before there is a log: not ready; then it stores what comes within its time and says so."""
+    with Store(tmp_path) as store:
+        port = store.wait_event("metrics_endpoint")["port"]
+        code, text = page(port, "/ready")
+        assert code == 503
+        assert "no tick log" in text
+        with MarketDay(tmp_path / "ticklog") as day:
+            day.run(50)
+            day.close()
+        store.wait_event("store_caught_up")
+        deadline = time.monotonic() + SECONDS_MAX
+        while (read_folder(tmp_path / "store").position is None) or page(port, "/ready")[0] != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        text = page(port, "/metrics")[1]
+        assert int(metric(text, "tickerplant_store_rows_total")) > 50
+        assert metric(text, "tickerplant_store_available") == 1
+        assert metric(text, "tickerplant_store_parquet_closings_total") >= 1
+        assert rows_in_files(tmp_path / "store") == rows_in_log(tmp_path / "ticklog")
+        assert store.stop() == 0
+
+
+def metric(text: str, name: str) -> float:
+    found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
+    assert found is not None, name
+    return float(found[1])
+
+
+def test_two_of_one_folder_are_one_too_many(tmp_path):
+    with ParquetStore(tmp_path / "store", close_ns=1, close_rows=1) as first:
+        first.open()
+        with Store(tmp_path) as store:
+            code, line = store.fail()
+    assert code == 1
+    assert "locked by another store" in line
+
+
+def test_without_a_tick_log_there_is_nothing_to_store(tmp_path):
+    with Store(tmp_path, "ticklog.enabled=false") as store:
+        code, line = store.fail()
+    assert code == 2
+    assert "ticklog.enabled is false" in line
