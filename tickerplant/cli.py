@@ -25,6 +25,7 @@ COMMANDS = (
     "log",
     "capture",
     "replay",
+    "audit",
     "doctor",
     "check_config",
     "key",

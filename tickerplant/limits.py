@@ -469,6 +469,12 @@ PARQUET_SUPERSEDED_KEEP_S = 60
 PARQUET_REJECTED_MAX = 1_000
 """Rows in one take that no column can hold, handed back one by one; further ones are only counted."""
 
+# --- audit ----------------------------------------------------------------------------------------
+AUDIT_FINDINGS_KEPT = 1_000
+"""Findings that an audit lists one by one; further ones are only counted."""
+AUDIT_STALE_TOLD_WITHIN_NS = 60_000_000_000
+"""A hole upstream waits for the pace before it is told of each book; later than this the audit calls it untold."""
+
 # --- operator's shell -----------------------------------------------------------------------------
 CONFIG_FILE_MAX_BYTES = 1024 * 1024
 """A larger configuration file is refused."""

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,8 @@ from tickerplant.commands.options import add_config_options, load_config_of
 from tickerplant.errors import EXIT_FAILURE, EXIT_OK, TickLogError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tickerplant.core.wire import Header
     from tickerplant.runtime.logcheck import LogReport, SegmentSummary, SessionSummary
     from tickerplant.runtime.logreader import LogBatch, LogReader
@@ -193,11 +194,12 @@ def run_verify(arguments: argparse.Namespace) -> int:
     """Print the report; 1 if the log is damaged. Raises `ConfigurationError`, `TickLogError`."""
     import msgspec
 
+    from tickerplant.commands.progress import progress_bar
     from tickerplant.runtime.logcheck import verify_log
 
     folder = _folder_of(arguments)
     try:
-        report = verify_log(folder, _progress_bar() if sys.stderr.isatty() else None)
+        report = verify_log(folder, progress_bar())
     except OSError as error:
         raise _unreadable(folder, error) from error
     if arguments.format == "json":
@@ -205,22 +207,6 @@ def run_verify(arguments: argparse.Namespace) -> int:
     else:
         _print_report(report)
     return EXIT_OK if report.is_sound else EXIT_FAILURE
-
-
-def _progress_bar() -> Callable[[int, int], None]:
-    shown = -1
-
-    def tell(done: int, total: int) -> None:
-        nonlocal shown
-        percent = 100 * done // max(1, total)
-        if percent != shown:
-            shown = percent
-            bar = "#" * (percent // 4)
-            print(f"\r[{bar:<25}] {percent:>3} %", end="", file=sys.stderr, flush=True)
-            if percent == 100:
-                print(file=sys.stderr)
-
-    return tell
 
 
 def _print_report(report: "LogReport") -> None:

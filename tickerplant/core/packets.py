@@ -132,7 +132,7 @@ class Packets:
         self.session = session
         for packets in self.streams:
             packets.begin_session(now_ns)
-        self._next_heartbeat_ns = now_ns
+        self.next_heartbeat_ns = now_ns
 
     @property
     def next_seqs(self) -> tuple[int, ...]:

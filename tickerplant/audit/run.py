@@ -1,0 +1,53 @@
+"""An audit from its files to its report."""
+
+from pathlib import Path
+
+from tickerplant.audit.capture_run import CaptureRun, Figures
+from tickerplant.audit.findings import Findings
+from tickerplant.audit.log_audit import LogAudit
+from tickerplant.audit.report import AuditReport, report_of
+from tickerplant.audit.session_log import SessionLog, TellProgress
+
+
+def audit_session(
+    log_folder: Path,
+    session: int | None = None,
+    *,
+    capture_folder: Path | None = None,
+    tell_progress: TellProgress | None = None,
+) -> AuditReport:
+    """Audit one session of a log, None: the newest, and with it the capture of its inputs.
+
+    Reads files only, and may run beside the plant. Raises `ConfigurationError` if there is no such session, `OSError`.
+    """
+    log = SessionLog(log_folder, session)
+    findings = Findings(log.session)
+    audit = log.begin_audit(findings)
+    datagrams = log.datagrams(audit, findings, tell_progress)
+    figures: dict[str, Figures] = {}
+    if capture_folder is None:
+        for datagram in datagrams:
+            audit.take(datagram)
+        audit.finish()
+    else:
+        capture = CaptureRun(capture_folder, log.session, findings, audit, datagrams)
+        capture.run()
+        figures["exchange"] = capture.figures()
+    log.judge_end(audit, findings)
+    return report_of(findings, {"log": _figures_of(log, audit)} | figures)
+
+
+def _figures_of(log: SessionLog, audit: LogAudit) -> Figures:
+    return {
+        "segments": len(log.names),
+        "bytes": log.size_bytes,
+        "datagrams": audit.datagrams,
+        "messages": audit.messages,
+        "heartbeats": audit.streams.heartbeats,
+        "level changes": audit.books.updates,
+        "checksums": audit.books.checksums,
+        "quotes": audit.books.quotes,
+        "bytes torn off or being written": log.torn_bytes,
+        "ended in order": audit.streams.ended,
+        "end of the session before compared": audit.final_seqs_compared,
+    }
