@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ from tickerplant.limits import DEMO_DRAIN_TIMEOUT_S, DEMO_START_TIMEOUT_S
 
 _POLL_S = 0.1
 _REST_POLLS = 10
-"""Unchanged for so many polls: nothing more is coming, even if something is missing."""
+"""The same is missing for so many polls: nothing more is coming."""
 _CHECK_TIMEOUT_S = DEMO_DRAIN_TIMEOUT_S + 30
 _END_TIMEOUT_S = 3.0
 """The plant tells the end of its session four times within 250 ms."""
@@ -44,14 +45,17 @@ class Account(NamedTuple):
     received: Received
 
     @property
+    def missing(self) -> tuple[int, Counter[str], int]:
+        """What has been sent and has not arrived: frames, messages by stream, holes that may still be filled."""
+        messages = Counter(self.plant.published)
+        messages.subtract(self.received.accounted)
+        return self.frames_sent - self.plant.frames, messages, self.received.open_holes
+
+    @property
     def is_drained(self) -> bool:
         """Every frame has become messages, and every message has arrived."""
-        return (
-            self.plant.is_ready
-            and self.frames_sent == self.plant.frames
-            and self.plant.published == self.received.accounted
-            and not self.received.open_holes
-        )
+        frames, messages, holes = self.missing
+        return self.plant.is_ready and not (frames or any(messages.values()) or holes)
 
 
 class Demo:
@@ -233,14 +237,17 @@ class Demo:
             await asyncio.sleep(_POLL_S)
 
     async def _drain(self, deadline_s: float) -> Account:
-        """Two equal accounts in a row with nothing missing, or the last one when nothing comes any more."""
+        """The second account in a row with nothing missing, or the last one when nothing comes any more.
+
+        Only what is missing says whether more is coming: the plant tells checksums of its books also at rest.
+        """
         account = await self._take_account()
         polls_at_rest = 0
         while True:
             await asyncio.sleep(_POLL_S)
             previous, account = account, await self._take_account()
-            polls_at_rest = polls_at_rest + 1 if account == previous else 0
-            if polls_at_rest and account.is_drained:
+            polls_at_rest = polls_at_rest + 1 if account.missing == previous.missing else 0
+            if previous.is_drained and account.is_drained:
                 return account
             is_late = asyncio.get_running_loop().time() > deadline_s
             if is_late or (polls_at_rest >= _REST_POLLS and account.plant.is_ready):
