@@ -12,6 +12,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """How long the tests are that can be made longer."""
     parser.addoption("--kills", type=int, default=20, help="how often the plant is killed")
     parser.addoption("--kill-seed", type=int, default=1, help="draws when it is killed")
+    parser.addoption("--seeds", type=int, default=2, help="seeds of each lossy network")
+    parser.addoption("--first-seed", type=int, default=0, help="the first of them")
 
 
 @pytest.fixture

@@ -183,7 +183,8 @@ SHORT_TEXT_MAX_BYTES = 64
 REORDER_WAIT_NS = 1_000_000
 """How long a hole waits for reordering or line B before it is a gap."""
 REORDER_DATAGRAMS_MAX = 4_096
-"""Datagrams held behind a hole per stream; at the bound the hole is declared a gap at once."""
+"""Datagrams held behind a hole per stream, and holes. At the bound: without recovery the oldest hole is a gap at once,
+with recovery newer datagrams are dropped and asked for later."""
 GAP_FILL_AT_NS = (0, 5_000_000, 20_000_000, 80_000_000)
 """When, after the wait, recovery is asked over UDP for what a hole lacks; then it is asked over TCP."""
 GAP_FILL_LAST_WAIT_NS = 20_000_000
@@ -192,6 +193,8 @@ GAP_FILL_JITTER_PERCENT = 20
 """Up to so much is added to the time between two requests, so that subscribers do not ask in step."""
 GAP_FILL_IN_FLIGHT = 32
 """Requests over UDP without reply; further holes wait, and are asked for over TCP if that lasts."""
+GAP_FILL_IN_FLIGHT_WAIT_NS = 5_000_000
+"""How long a hole waits that could not be asked for because of that."""
 GAP_FILL_MESSAGES_MAX = 4_096
 """Missing messages of one stream up to which recovery is asked over UDP; more are asked for over TCP."""
 GAP_FILL_HOLES_MAX = 64
@@ -205,6 +208,8 @@ RECOVERY_SILENCE_NS = 3_500_000_000
 RECOVERY_BACKOFF_BASE_NS = 20_000_000
 RECOVERY_BACKOFF_CAP_NS = 1_000_000_000
 """Wait before the next attempt after all addresses failed; it doubles up to the cap."""
+REPAIR_NO_ROOM_WAIT_NS = 20_000_000
+"""How long a hole waits that cannot be filled because too much is buffered before it."""
 REPAIR_GIVE_UP_NS = 5_000_000_000
 """A hole in which recovery filled nothing for so long is a gap."""
 JOIN_WAIT_NS = 2_000_000_000
@@ -213,6 +218,8 @@ RESUME_PATIENCE_NS = 10_000_000_000
 """The same for one that goes on from a position."""
 SNAPSHOT_MESSAGES_MAX = 16_000_000
 """Messages of one snapshot; a larger one is given up."""
+SNAPSHOT_TICKERS_MAX = 200
+"""Tickers named in the request for a snapshot; who wants more gets all."""
 STREAM_BEHIND_NS = 100_000_000
 """A stream whose delivery has waited for so long is behind: what is kept from it is STALE until it has caught up."""
 SESSION_CONFIRM_NS = 2_000_000_000

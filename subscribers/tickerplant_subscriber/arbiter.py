@@ -31,8 +31,8 @@ from tickerplant.limits import (
 from tickerplant_subscriber.admission import Admission, News
 from tickerplant_subscriber.delivery import DeliverMessages, TakeImage
 from tickerplant_subscriber.events import Event, StreamDead
-from tickerplant_subscriber.plant_state import Candidate, PlantState
-from tickerplant_subscriber.position import Position, position_of
+from tickerplant_subscriber.plant_state import Candidate, PlantKey, PlantState
+from tickerplant_subscriber.position import PlantPlaces
 from tickerplant_subscriber.repair_intake import RepairIntake
 from tickerplant_subscriber.stream_state import (
     NEVER_NS,
@@ -129,6 +129,7 @@ class Arbiter(RepairIntake):
                 hole_cause = self._revive(state, header)
             state.heard = True
             state.last_heard_ns = now_ns
+            state.flags = header.flags
         if news.on_line:
             line_state.last_heard_ns = now_ns
         if not state.join_seq:
@@ -186,7 +187,7 @@ class Arbiter(RepairIntake):
         if (
             len(state.buffered) >= REORDER_DATAGRAMS_MAX
             and header.seq > state.expected
-            and self._is_repaired()
+            and self._is_repaired(self.plant_of(state))
         ):
             # No room: it will be asked for when its turn comes.
             next_seq = header.seq + header.message_count
@@ -258,13 +259,9 @@ class Arbiter(RepairIntake):
         is_late = self._now_ns - state.end_heard_ns > END_OF_SESSION_DOUBT_NS
         return header.kind == Kind.HEARTBEAT and is_late
 
-    def _is_repaired(self) -> bool:
-        """Whether a hole is anything but a gap after the wait."""
-        return self.repair is not None and self.repair.reachable is not False
-
     def _keep_bounds(self, state: StreamState) -> None:
         """Nothing waits beyond the bound: the oldest hole is given up at once."""
-        if self._is_repaired():
+        if self._is_repaired(self.plant_of(state)):
             return
         while (
             len(state.buffered) > REORDER_DATAGRAMS_MAX or len(state.holes) > REORDER_DATAGRAMS_MAX
@@ -279,7 +276,7 @@ class Arbiter(RepairIntake):
         deadline_ns = NEVER_NS
         for plant in self.plants.values():
             for state in plant.streams.values():
-                if state.holes or state.held:
+                if state.holes or state.held or state.image is not None:
                     due_ns = _waiting_deadline_ns(state)
                 elif state.dead or state.ended or state.session < plant.session:
                     continue
@@ -314,7 +311,7 @@ class Arbiter(RepairIntake):
         for plant in tuple(self.plants.values()):
             for state in tuple(plant.streams.values()):
                 self._check_holes(state, now_ns)
-                if (state.holes or state.held) and now_ns >= _behind_from_ns(state):
+                if _is_waiting(state) and now_ns >= _behind_from_ns(state):
                     self._fall_behind(state)
                 quiet = state.dead or state.ended or state.session < plant.session
                 if not quiet and state.last_heard_ns + STREAM_DEAD_NS <= now_ns:
@@ -365,7 +362,7 @@ class Arbiter(RepairIntake):
 
     def _candidate_deadline_ns(self, plant: PlantState, candidate: Candidate) -> int:
         due_ns = candidate.first_ns + SESSION_CONFIRM_NS
-        if self._is_repaired():
+        if self._is_repaired(plant):
             return due_ns
         return min(due_ns, max(candidate.first_ns, _silent_from_ns(plant)))
 
@@ -398,18 +395,20 @@ class Arbiter(RepairIntake):
         for plant in self.plants.values():
             yield from plant.streams.values()
 
-    def positions(self) -> tuple[Position, ...]:
+    def places(self) -> dict[PlantKey, PlantPlaces]:
         """Where delivery stands, for each plant with a session that counts."""
-        found = []
-        for plant in self.plants.values():
-            places = {
+        return {
+            key: {
                 int(stream): (state.session, state.expected)
                 for stream, state in plant.streams.items()
             }
-            position = position_of(plant.publisher, plant.partition, places)
-            if position is not None:
-                found.append(position)
-        return tuple(found)
+            for key, plant in self.plants.items()
+            if plant.streams
+        }
+
+
+def _is_waiting(state: StreamState) -> bool:
+    return bool(state.holes) or state.held or state.image is not None
 
 
 def _waiting_deadline_ns(state: StreamState) -> int:
@@ -424,8 +423,8 @@ def _waiting_deadline_ns(state: StreamState) -> int:
 
 def _behind_from_ns(state: StreamState) -> int:
     """When a stream with holes or one that is held back counts as behind."""
-    since_ns = state.holes[0].seen_ns if state.holes else NEVER_NS
-    if state.held:
+    since_ns = state.holes[0].seen_ns if state.holes else NEVER_NS - STREAM_BEHIND_NS
+    if state.held or state.image is not None:
         since_ns = min(since_ns, state.held_ns)
     return since_ns + STREAM_BEHIND_NS
 

@@ -11,7 +11,7 @@ from tickerplant_subscriber.events import (
     StreamBehind,
     StreamCaughtUp,
 )
-from tickerplant_subscriber.stream_state import NEVER_NS, Messages, Stage, StreamState
+from tickerplant_subscriber.stream_state import NEVER_NS, Image, Messages, Stage, StreamState
 
 DeliverMessages = Callable[[StreamState, int, Messages, int], None]
 """(stream, sequence of the first message, messages, ts_send_ns)"""
@@ -47,6 +47,9 @@ class Delivery:
     def _is_current(self, state: StreamState) -> bool:
         raise NotImplementedError
 
+    def _wake_repair(self) -> None:
+        raise NotImplementedError
+
     # --- steps ------------------------------------------------------------------------------------
 
     def _deliver(
@@ -78,8 +81,7 @@ class Delivery:
             return False
         image = state.image
         if image is not None and state.expected >= image.next_seq:
-            self._apply_image(state)
-            return True
+            return self._apply_image(state, image)
         taken = state.take(NEVER_NS if image is None else image.next_seq)
         if taken is not None:
             first_seq, held = taken
@@ -108,13 +110,14 @@ class Delivery:
             state.behind = True
             self._tell(StreamBehind(state.stream, state.session, **_plant_of(state)))
 
-    def _apply_image(self, state: StreamState) -> None:
-        image = state.image
-        assert image is not None
+    def _apply_image(self, state: StreamState, image: Image) -> bool:
+        """Hands out a snapshot at its place; False if it is still being fetched."""
+        if image.messages is None:
+            return False
         assert self._take_image is not None
         assert image.next_seq == state.expected
         state.image = None
-        state.unhealed = False
+        state.unhealed = any(hole.stage is Stage.SNAPSHOT for hole in state.holes)
         self._tell(
             SnapshotApplied(
                 state.stream,
@@ -125,10 +128,11 @@ class Delivery:
             )
         )
         self._take_image(state, image.messages)
+        return True
 
     def _give_up_first_hole(self, state: StreamState) -> None:
         healed = False
-        if state.image is not None:
+        if state.image is not None and state.image.messages is not None:
             state.split(state.image.next_seq)
             healed = state.holes[0].to_seq < state.image.next_seq
         hole = state.give_up_first_hole(healed=healed)
@@ -146,6 +150,7 @@ class Delivery:
     def _note_unhealed(self, state: StreamState) -> None:
         """Trades cannot be made up for; everything else a snapshot can put right."""
         state.unhealed = state.stream is not Stream.TRADE and self._take_image is not None
+        self._wake_repair()
 
     def _tell_gap(
         self,

@@ -27,6 +27,7 @@ from tickerplant_subscriber.events import (
     StreamDead,
 )
 from tickerplant_subscriber.mirror import Mirror, OnOther, OnUpdate
+from tickerplant_subscriber.position import PlantPlaces
 from tickerplant_subscriber.quotes import OnBbo, Quotes
 from tickerplant_subscriber.strategy import Strategy, overrides
 from tickerplant_subscriber.stream_state import Messages, StreamState
@@ -117,6 +118,8 @@ class StrategyDispatch:
         guard: Callable[[str], Callable[..., None]],
     ) -> None:
         self._strategy = strategy
+        self._delivering: StreamState | None = None
+        self._delivering_seq = 0
         self._wanted = wanted
         self._guard = guard
         self._on_trade = self._callback("on_trade")
@@ -154,11 +157,21 @@ class StrategyDispatch:
         return self._guard(name) if overrides(self._strategy, name) else None
 
     def deliver(
-        self, state: StreamState, _first_seq: int, messages: Messages, ts_send_ns: int
+        self, state: StreamState, first_seq: int, messages: Messages, ts_send_ns: int
     ) -> None:
         """Takes messages of one stream, in order."""
         self._strategy.ts_send_ns = ts_send_ns
+        self._delivering, self._delivering_seq = state, first_seq
         self._routes[state.stream](state, messages)
+        self._delivering = None
+
+    def unfinished(self) -> dict[tuple[int, int], PlantPlaces]:
+        """The place of the datagram that is being handed over."""
+        state = self._delivering
+        if state is None:
+            return {}
+        place = {int(state.stream): (state.session, self._delivering_seq)}
+        return {(state.publisher, state.partition): place}
 
     def take_image(self, state: StreamState, messages: Messages) -> None:
         """Takes the messages of a snapshot: what of them is state goes to its callback, books are replaced."""

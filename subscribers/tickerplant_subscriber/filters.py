@@ -29,6 +29,12 @@ class TickerFilter(dict[str, bool]):
             raise ConfigurationError('tickers needs at least one pattern, e.g. ["KXBTC*"]')
         self._match = re.compile("|".join(translate(pattern) for pattern in self.patterns)).match
 
+    def plain_tickers(self) -> tuple[str, ...]:
+        """The patterns, if each of them matches exactly one ticker; else none."""
+        if any(character in pattern for pattern in self.patterns for character in "*?["):
+            return ()
+        return self.patterns
+
     def __missing__(self, ticker: str) -> bool:
         """Matches a ticker not seen before."""
         wanted = not ticker or self._match(ticker) is not None

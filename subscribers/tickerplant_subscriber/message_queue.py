@@ -5,17 +5,22 @@ and session one `Gap` with cause CONSUMER, and of the events the latest of each 
 """
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tickerplant.core.messages import AnyMessage, GapCause
 from tickerplant_subscriber.events import AnyEvent, Event, Gap, Live, Stale, StreamAlive, StreamDead
+from tickerplant_subscriber.position import PlantPlaces
+from tickerplant_subscriber.stream_state import Messages
 
 Item = AnyMessage | AnyEvent
 
 
 @dataclass(slots=True)
 class Batch:
-    """The wanted messages of one datagram, with the events they caused; or, with `stream` 0, an event alone."""
+    """The wanted messages of one datagram, with the events they caused; or, with `stream` 0, an event alone.
+
+    `messages` are all of the datagram. Of a snapshot there are none, and the sequences are those it ends before.
+    """
 
     items: list[Item]
     publisher: int = 0
@@ -24,15 +29,24 @@ class Batch:
     session: int = 0
     from_seq: int = 0
     to_seq: int = 0
+    messages: Messages = field(default_factory=list)
+
+    def seq_after(self, done: int) -> int:
+        """The sequence that follows the last message among the first `done` items."""
+        for item in reversed(self.items[:done]):
+            for index, message in enumerate(self.messages):
+                if message is item:
+                    return self.from_seq + index + 1
+        return self.from_seq
 
 
 _StreamKey = tuple[int, int, int, int]
 
 
 class MessageQueue:
-    """First in, first out; `item_max` items, of which one batch always fits."""
+    """First in, first out; `item_max` items (None: whoever puts them sees to it), of which one batch always fits."""
 
-    def __init__(self, item_max: int) -> None:
+    def __init__(self, item_max: int | None) -> None:
         self.item_count = 0
         self.messages_dropped = 0
         self._item_max = item_max
@@ -44,18 +58,42 @@ class MessageQueue:
         """Adds a batch; drops the oldest ones if they are too many now."""
         self._batches.append(batch)
         self.item_count += len(batch.items)
+        if self._item_max is None:
+            return
         while self.item_count > self._item_max and len(self._batches) > 1:
             self._drop_oldest()
 
-    def take(self) -> list[Item]:
-        """The next items to hand out, empty if nothing waits."""
+    def take(self) -> Batch:
+        """The next items to hand out, none if nothing waits."""
         if self._lost or self._conflated:
-            return self._take_lost()
+            return Batch(self._take_lost())
         if not self._batches:
-            return []
+            return Batch([])
         batch = self._batches.popleft()
         self.item_count -= len(batch.items)
-        return batch.items
+        return batch
+
+    def places(self, current: Batch, index: int) -> dict[tuple[int, int], PlantPlaces]:
+        """Where handing out stands on the streams of which something waits.
+
+        `current` is the batch being handed out, of which `index` items are out.
+        """
+        found: dict[tuple[int, int], PlantPlaces] = {}
+
+        def note(plant: tuple[int, int], stream: int, session: int, seq: int) -> None:
+            kept = found.setdefault(plant, {})
+            kept[stream] = min(kept.get(stream, (session, seq)), (session, seq))
+
+        for (publisher, partition, stream, session), (from_seq, _) in self._lost.items():
+            note((publisher, partition), stream, session, from_seq)
+        for batch, done in [(current, index), *((batch, 0) for batch in self._batches)]:
+            plant = (batch.publisher, batch.partition)
+            if batch.messages and done < len(batch.items):
+                note(plant, batch.stream, batch.session, batch.seq_after(done))
+            for item in batch.items[done:]:
+                if isinstance(item, Gap):
+                    note((item.publisher, item.partition), item.stream, item.session, item.from_seq)
+        return found
 
     def _drop_oldest(self) -> None:
         batch = self._batches.popleft()

@@ -1,16 +1,27 @@
 """Where a subscriber listens."""
 
 import ipaddress
-from typing import TypedDict
+from collections.abc import Collection
+from typing import Literal, TypedDict
 
 import msgspec
 
 from tickerplant.core.messages import Stream
 from tickerplant.errors import ConfigurationError
-from tickerplant.limits import REPLAY_WINDOW_NS, SUBSCRIBER_RECEIVE_BUFFER_BYTES
+from tickerplant.limits import (
+    RECOVERY_ADDRESSES_MAX,
+    REPLAY_WINDOW_NS,
+    SUBSCRIBER_RECEIVE_BUFFER_BYTES,
+)
 
+RECOVERY_ADDRESS = "127.0.0.1:26410"
+"""Where the plant's own recovery listens by default."""
 _STREAM_COUNT = len(Stream)
 _MILLISECOND_NS = 1_000_000
+
+
+WhenSlow = Literal["block", "skip"]
+"""What happens when the user's code is too slow."""
 
 
 class NetworkOptions(TypedDict, total=False):
@@ -27,6 +38,7 @@ class NetworkOptions(TypedDict, total=False):
     key_path: str
     replay_window_ms: int
     accept_replay: bool
+    recovery: Collection[str]
 
 
 class ReceiverOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +69,8 @@ class ReceiverOptions(msgspec.Struct, frozen=True, kw_only=True):
     """With keys: how far a datagram's time may be from our clock; bounds what can be recorded and sent again."""
     accept_replay: bool = False
     """Take a recording that is played onto the groups (`tickerplant replay --publish`) as if it were live."""
+    recovery: Collection[str] = (RECOVERY_ADDRESS,)
+    """Where recovery listens, as host:port; several of the same plant are tried in turn. Empty: do without."""
 
     def __post_init__(self) -> None:
         """Checks every value."""
@@ -78,6 +92,20 @@ class ReceiverOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigurationError(
                 f"replay_window_ms = {self.replay_window_ms}: must be positive"
             )
+        if len(self.recovery_addresses) > RECOVERY_ADDRESSES_MAX:
+            raise ConfigurationError(
+                f"recovery = {len(self.recovery_addresses)} addresses: at most "
+                f"{RECOVERY_ADDRESSES_MAX} are possible"
+            )
+
+    @property
+    def recovery_addresses(self) -> tuple[tuple[str, int], ...]:
+        """(host, port) of each recovery address."""
+        if isinstance(self.recovery, str):
+            raise ConfigurationError(
+                f"recovery = {self.recovery!r} is one string; give a list: [{self.recovery!r}]"
+            )
+        return tuple(_parse_recovery(address) for address in self.recovery)
 
     @property
     def lines(self) -> tuple[tuple[str, str, str], ...]:
@@ -89,9 +117,24 @@ class ReceiverOptions(msgspec.Struct, frozen=True, kw_only=True):
         return (line_a, (self.group_b, interface_b, source_b))
 
 
+def check_when_slow(when_slow: str) -> None:
+    """Returns if it is one of the two. Raises `ConfigurationError`."""
+    if when_slow not in ("block", "skip"):
+        raise ConfigurationError(f"when_slow = {when_slow!r}: choose 'block' or 'skip'")
+
+
 def group_of(first_group: str, stream: int) -> str:
     """The multicast group of a stream, by the first group of its line."""
     return str(ipaddress.IPv4Address(first_group) + stream - 1)
+
+
+def _parse_recovery(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    if host and port.isascii() and port.isdigit() and 0 < int(port) <= 65_535:
+        return host, int(port)
+    raise ConfigurationError(
+        f"recovery address {address!r}: write host:port, e.g. {RECOVERY_ADDRESS}"
+    )
 
 
 def _check_group(name: str, group: str) -> None:

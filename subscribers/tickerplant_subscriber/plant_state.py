@@ -15,8 +15,11 @@ PlantKey = tuple[int, int]
 class Repair(Protocol):
     """What the arbiter asks of recovery."""
 
-    reachable: bool | None
-    """Whether recovery answers; None until that is known."""
+    def is_out_of_reach(self, publisher: int, partition: int) -> bool:
+        """Whether recovery of a plant is known not to answer."""
+
+    def wake(self) -> None:
+        """There is something to ask: `handle_timer` wants to be called soon."""
 
     def take_hole(self, state: StreamState, hole: Hole, now_ns: int) -> bool:
         """Does the next step about a hole that is due and sets its deadline; False if nothing can be done."""
@@ -60,6 +63,7 @@ class PlantState:
     patience_ns: int = SESSION_FINISH_NS
     unplanned: bool = False
     resuming: bool = False
+    resumed: bool = False
 
 
 @dataclass(slots=True)

@@ -30,9 +30,24 @@ class Position(msgspec.Struct, frozen=True):
         return None
 
 
-def position_of(
-    publisher: int, partition: int, places: dict[int, tuple[int, int]]
+PlantPlaces = dict[int, tuple[int, int]]
+"""stream -> (session, next sequence)"""
+
+
+def first_position(
+    places: dict[tuple[int, int], PlantPlaces],
+    unfinished: dict[tuple[int, int], PlantPlaces],
 ) -> Position | None:
+    """The position in the plant with the lowest (publisher, partition); None if no plant was heard.
+
+    `unfinished` is what was delivered there, but not handed out to its end.
+    """
+    for plant in sorted(places):
+        return position_of(*plant, {**places[plant], **unfinished.get(plant, {})})
+    return None
+
+
+def position_of(publisher: int, partition: int, places: PlantPlaces) -> Position | None:
     """The position of the streams in `places` (stream -> (session, next sequence)), None if there are none."""
     if not places:
         return None

@@ -1,4 +1,4 @@
-"""The sockets of a subscriber and its timers; everything else is the arbiter's."""
+"""The sockets of a subscriber and its timers; everything else is up to the arbiter and the recovery client."""
 
 import asyncio
 import logging
@@ -20,6 +20,9 @@ from tickerplant_subscriber.admission import Admission
 from tickerplant_subscriber.arbiter import Arbiter
 from tickerplant_subscriber.events import Line
 from tickerplant_subscriber.options import ReceiverOptions, group_of
+from tickerplant_subscriber.position import Position
+from tickerplant_subscriber.recovery_client import RecoveryClient
+from tickerplant_subscriber.recovery_link import RecoveryLink
 from tickerplant_subscriber.sockets import (
     inode_of,
     open_group_socket,
@@ -94,11 +97,16 @@ class Receiver:
         self._timer_due_ns = 0
         self._housekeeping: asyncio.TimerHandle | None = None
         self._drops_read_ns = 0
+        self._link: RecoveryLink | None = None
+        self._is_paused = False
 
-    def open(self) -> None:
+    def open(self, client: RecoveryClient | None = None) -> None:
         """Joins the groups. Raises `NetworkSetupError`, with nothing left open."""
         options = self._options
         try:
+            if client is not None:
+                self._link = RecoveryLink(options.recovery_addresses, client, self._guard)
+                self._link.open()
             for line, (first_group, interface, source) in zip(Line, options.lines, strict=False):
                 for stream in sorted(self._streams):
                     receiver = open_group_socket(
@@ -126,14 +134,49 @@ class Receiver:
             path = self._key_file.path
             logger.warning("%s can be read by every user: chmod o= %s", path, path)
 
-    def start(self, arbiter: Arbiter) -> None:
-        """Begins to read, on the running loop."""
+    def start(self, arbiter: Arbiter, resume: Position | None = None) -> None:
+        """Begins to read, on the running loop; from a position on, if one is given."""
         assert arbiter.admission is self.admission
         self._arbiter = arbiter
         self._loop = asyncio.get_running_loop()
+        if self._link is not None:
+            self._link.start()
         for group_socket in self._sockets:
             self._loop.add_reader(group_socket.socket, self._on_readable, group_socket)
         self._keep_house()
+        if resume is not None:
+            self._guard(lambda now_ns: arbiter.resume(resume, now_ns))
+
+    @property
+    def recovery_socket_errors(self) -> int:
+        """Of the sockets to recovery."""
+        return 0 if self._link is None else self._link.socket_errors
+
+    def pause(self) -> None:
+        """Nothing is read and nothing decided until `go_on`: the kernel keeps what it has room for."""
+        if self._is_paused or self._loop is None:
+            return
+        self._is_paused = True
+        for group_socket in self._sockets:
+            self._loop.remove_reader(group_socket.socket)
+        if self._link is not None:
+            self._link.pause()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def go_on(self) -> None:
+        """Ends `pause`; what waits in the kernel is read before anything is decided."""
+        if not self._is_paused or self._loop is None:
+            return
+        self._is_paused = False
+        for group_socket in self._sockets:
+            self._loop.add_reader(group_socket.socket, self._on_readable, group_socket)
+        if self._link is not None:
+            self._link.resume()
+        now_ns = self._clock.now_ns()
+        self._timer_due_ns = now_ns
+        self._timer = self._loop.call_later(0, self._on_timer)
 
     def close(self) -> None:
         """Leaves the groups; may be called twice."""
@@ -141,6 +184,8 @@ class Receiver:
             if timer is not None:
                 timer.cancel()
         self._timer = self._housekeeping = None
+        if self._link is not None:
+            self._link.close()
         for group_socket in self._sockets:
             if self._loop is not None:
                 self._loop.remove_reader(group_socket.socket)
@@ -153,6 +198,15 @@ class Receiver:
         now_ns = self._clock.now_ns()
         try:
             self._drain(group_socket, now_ns)
+            self._schedule(now_ns)
+        except Exception as error:  # noqa: BLE001  # a callback of the user raised
+            self._stop_with(error)
+
+    def _guard(self, call: Callable[[int], None]) -> None:
+        """The same for what comes from recovery."""
+        now_ns = self._clock.now_ns()
+        try:
+            call(now_ns)
             self._schedule(now_ns)
         except Exception as error:  # noqa: BLE001  # a callback of the user raised
             self._stop_with(error)
@@ -179,8 +233,10 @@ class Receiver:
     # --- timers -----------------------------------------------------------------------------------
 
     def _schedule(self, now_ns: int) -> None:
+        if self._link is not None and self._sockets:
+            self._link.perform()
         due_ns = self._arbiter.next_deadline_ns()
-        if due_ns is None or self._loop is None or not self._sockets:
+        if due_ns is None or self._loop is None or not self._sockets or self._is_paused:
             return
         if self._timer is not None:
             if self._timer_due_ns <= due_ns:
@@ -196,6 +252,8 @@ class Receiver:
         try:
             now_ns = self._clock.now_ns()
             unread = [each for each in self._sockets if self._drain(each, now_ns)]
+            if self._link is not None:
+                self._link.drain(now_ns)
             now_ns = self._clock.now_ns()
             if not unread or now_ns - due_ns > DECISION_DELAY_MAX_NS:
                 if self._arbiter.hole_due(now_ns):

@@ -7,6 +7,7 @@ from tickerplant.limits import REORDER_DATAGRAMS_MAX, REORDER_WAIT_NS, RESUME_PA
 from tickerplant_subscriber.events import Line, SessionChanged
 from tickerplant_subscriber.plant_state import PlantState
 from tickerplant_subscriber.position import Position
+from tickerplant_subscriber.recovery_actions import Asked
 from tickerplant_subscriber.session_tracker import SessionTracker
 from tickerplant_subscriber.stream_state import Image, Messages, Stage, StreamState
 
@@ -63,32 +64,70 @@ class RepairIntake(SessionTracker):
     def place_image(
         self, state: StreamState, next_seq: int, messages: Messages, now_ns: int
     ) -> bool:
-        """Takes a snapshot of a stream in its current session; False if delivery is already past its place."""
-        if next_seq < state.expected:
+        """Takes a snapshot of a stream in its current session; False if its place is not where it was expected."""
+        if state.image is None or next_seq < state.image.next_seq:
             return False
         self._now_ns = now_ns
-        late = state.known == 1
         state.image = Image(next_seq, messages)
         state.reveal(next_seq, now_ns, REORDER_WAIT_NS, GapCause.NETWORK)
+        state.join_cause = GapCause.NETWORK
         state.split(next_seq)
+        is_joining = not self.plant_of(state).resumed
         for hole in state.holes:
-            joined_late = late and hole.cause is GapCause.LATE_JOIN
-            if hole.to_seq < next_seq and (hole.stage is Stage.SNAPSHOT or joined_late):
-                hole.stage = Stage.LOST
+            joined_late = is_joining and hole.cause is GapCause.LATE_JOIN
+            if hole.to_seq < next_seq:
+                if hole.stage is Stage.SNAPSHOT or joined_late:
+                    hole.stage = Stage.LOST
+            elif joined_late:
+                # Between the snapshot and the first that was heard: a loss like any other.
+                hole.restart(GapCause.NETWORK, now_ns)
         self._go_on(state)
         return True
 
-    def hold_back(self, state: StreamState, now_ns: int) -> None:
-        """Nothing of a stream is delivered until `release`: a snapshot of it is being made."""
-        state.held = True
+    def proceed(self, state: StreamState, now_ns: int) -> None:
+        """Goes on after what is known of the holes of a stream has changed."""
+        self._now_ns = now_ns
+        self._go_on(state)
+
+    def skip_to_oldest(self, state: StreamState, oldest_seq: int, now_ns: int) -> None:
+        """Recovery has nothing before `oldest_seq`."""
+        self._now_ns = now_ns
+        self.note_oldest(state, oldest_seq)
+        self._go_on(state)
+
+    def note_missing(self, asked: Asked, cause: GapCause, now_ns: int) -> None:
+        """Recovery has been asked for a range, and does not have what is still missing of it."""
+        self._now_ns = now_ns
+        state = asked.state
+        if state.session != asked.session:
+            return
+        state.split(asked.until_seq)
+        for hole in state.holes:
+            inside = asked.from_seq <= hole.from_seq and hole.to_seq < asked.until_seq
+            if inside and hole.stage is Stage.RANGE:
+                self.note_unfillable(state, hole, cause)
+        self._go_on(state)
+
+    def note_published(self, state: StreamState, next_seq: int, now_ns: int) -> None:
+        """A late joiner has heard nothing of a stream yet; this is how far it had come."""
+        self._now_ns = now_ns
+        if state.join_cause is GapCause.LATE_JOIN and state.known == state.first_seq:
+            state.reveal(next_seq, now_ns, 0, GapCause.LATE_JOIN)
+            state.join_cause = GapCause.NETWORK
+
+    def expect_image(self, state: StreamState, now_ns: int) -> int:
+        """A snapshot is about to be asked for: nothing is delivered past its place, which is not before this."""
+        state.image = Image(state.known)
         state.held_ns = now_ns
         self._refresh(state)
+        return state.known
 
-    def release(self, state: StreamState, now_ns: int) -> None:
-        """Ends `hold_back`."""
+    def forget_image(self, state: StreamState, now_ns: int) -> None:
+        """The snapshot does not come."""
         self._now_ns = now_ns
-        state.held = False
-        self._go_on(state)
+        if state.image is not None and state.image.messages is None:
+            state.image = None
+            self._go_on(state)
 
     def resume(self, position: Position, now_ns: int) -> None:
         """Goes on from a position: everything from there on is asked of recovery. Before anything was received."""
@@ -99,7 +138,7 @@ class RepairIntake(SessionTracker):
         plant.start_lost = True
         plant.changed_ns = now_ns
         plant.patience_ns = RESUME_PATIENCE_NS
-        plant.resuming = plant.unplanned = True
+        plant.resuming = plant.unplanned = plant.resumed = True
         self.plants[position.publisher, position.partition] = plant
         for stream, place in places.items():
             session, next_seq = place or (plant.session, 1)

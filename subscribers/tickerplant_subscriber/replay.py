@@ -31,6 +31,7 @@ from tickerplant_subscriber.events import Event, SessionChanged
 from tickerplant_subscriber.filters import TickerFilter
 from tickerplant_subscriber.log_source import TimedDatagram, read_log
 from tickerplant_subscriber.mirror import BookView
+from tickerplant_subscriber.position import Position, first_position
 from tickerplant_subscriber.stats import SubscriberStats, collect_stats
 from tickerplant_subscriber.strategy import Strategy, overrides, streams_of
 from tickerplant_subscriber.stream_state import Messages, StreamState
@@ -104,6 +105,11 @@ class Replay:
             receive_buffer_bytes=0,
             callback_errors=self._callback_errors,
         )
+
+    def position(self) -> Position | None:
+        """Where the recording stands."""
+        places = {} if self._arbiter is None else self._arbiter.places()
+        return first_position(places, self._dispatch.unfinished())
 
     def stop(self) -> None:
         """Ends the run."""

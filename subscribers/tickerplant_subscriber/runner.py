@@ -13,15 +13,20 @@ import uvloop
 from tickerplant.core.messages import Bbo
 from tickerplant.errors import ConfigurationError
 from tickerplant.limits import FAULT_LOG_INTERVAL_NS
-from tickerplant_subscriber.arbiter import Arbiter
 from tickerplant_subscriber.dispatch import StrategyDispatch
 from tickerplant_subscriber.event_log import EventLog
 from tickerplant_subscriber.events import Event
 from tickerplant_subscriber.filters import TickerFilter
 from tickerplant_subscriber.mirror import BookView
-from tickerplant_subscriber.options import NetworkOptions, ReceiverOptions
-from tickerplant_subscriber.receiver import Receiver, SteadyClock
-from tickerplant_subscriber.stats import SubscriberStats, collect_stats
+from tickerplant_subscriber.options import (
+    NetworkOptions,
+    ReceiverOptions,
+    WhenSlow,
+    check_when_slow,
+)
+from tickerplant_subscriber.position import Position, first_position
+from tickerplant_subscriber.reception import Reception
+from tickerplant_subscriber.stats import SubscriberStats
 from tickerplant_subscriber.strategy import Strategy, overrides, streams_of
 
 logger = logging.getLogger("tickerplant_subscriber")
@@ -32,26 +37,35 @@ OnError = Literal["stop", "continue"]
 class StrategyRun:
     """One run of one strategy; also what the strategy reaches through `book`, `bbo`, `stats` and `stop`."""
 
-    def __init__(self, strategy: Strategy, on_error: OnError, options: ReceiverOptions) -> None:
+    def __init__(
+        self,
+        strategy: Strategy,
+        options: ReceiverOptions,
+        on_error: OnError,
+        when_slow: WhenSlow,
+        resume: Position | None,
+    ) -> None:
+        check_when_slow(when_slow)
         if on_error not in ("stop", "continue"):
             raise ConfigurationError(f"on_error = {on_error!r}: choose 'stop' or 'continue'")
         self._strategy = strategy
         self._on_error = on_error
-        self._clock = SteadyClock()
         self._streams = streams_of(strategy)
-        self._dispatch = StrategyDispatch(
-            strategy, self._streams, TickerFilter(strategy.tickers), self._guard
-        )
-        self._event_log = EventLog(self._clock.now_ns)
-        self._receiver = Receiver(options, self._streams, self._fail, self._clock)
-        self._arbiter = Arbiter(
+        wanted = TickerFilter(strategy.tickers)
+        self._dispatch = StrategyDispatch(strategy, self._streams, wanted, self._guard)
+        self._reception = Reception(
+            options,
             self._streams,
-            self._dispatch.deliver,
-            self._take_event,
-            started_ns=self._clock.now_ns(),
-            line_count=len(options.lines),
-            admission=self._receiver.admission,
+            wanted,
+            deliver=self._dispatch.deliver,
+            tell=self._take_event,
+            take_image=self._dispatch.take_image,
+            fail=self._fail,
+            resume=resume,
+            is_skipping=when_slow == "skip",
         )
+        self._clock = self._reception.clock
+        self._event_log = EventLog(self._clock.now_ns)
         self._stopped: asyncio.Event
         self._failure: Exception | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -77,13 +91,13 @@ class StrategyRun:
 
     def stats(self) -> SubscriberStats:
         """The counts so far."""
-        return collect_stats(
-            self._arbiter,
-            self._dispatch.tables.mirror,
-            socket_errors=self._receiver.socket_errors,
-            receive_buffer_bytes=self._receiver.receive_buffer_bytes,
-            callback_errors=self._callback_errors,
+        return self._reception.stats(
+            self._dispatch.tables.mirror, callback_errors=self._callback_errors
         )
+
+    def position(self) -> Position | None:
+        """Where delivery stands; a datagram that is being handed over counts as still to come."""
+        return first_position(self._reception.arbiter.places(), self._dispatch.unfinished())
 
     def stop(self) -> None:
         """Ends the run."""
@@ -95,19 +109,19 @@ class StrategyRun:
         """Runs until stopped; raises what a callback raised, under the policy "stop"."""
         self._stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
-        self._receiver.open()
+        self._reception.open()
         caught = (signal.SIGINT, signal.SIGTERM) if catch_signals else ()
         self._strategy._access = self
         try:
             for number in caught:
                 loop.add_signal_handler(number, self.stop)
             self._guard("on_start")()
-            self._receiver.start(self._arbiter)
+            self._reception.start()
             if overrides(self._strategy, "on_timer"):
                 self._schedule_timer(loop, loop.time())
             await self._stopped.wait()
         finally:
-            self._receiver.close()
+            self._reception.close()
             if self._timer is not None:
                 self._timer.cancel()
             for number in caught:
@@ -127,7 +141,7 @@ class StrategyRun:
         try:
             self._guard("on_timer")(time.time_ns())
         except Exception as error:  # noqa: BLE001  # the user's callback raised
-            self._receiver.close()
+            self._reception.close()
             self._fail(error)
 
     def _take_event(self, event: Event) -> None:
@@ -169,22 +183,39 @@ class StrategyRun:
             )
 
 
-async def run_async(
-    strategy: Strategy, *, on_error: OnError = "stop", **network: Unpack[NetworkOptions]
-) -> None:
+class RunOptions(NetworkOptions, total=False):
+    """The keyword arguments of `run` and `run_async`; see there."""
+
+    on_error: OnError
+    when_slow: WhenSlow
+    resume: Position | None
+
+
+def _run_of(
+    strategy: Strategy,
+    *,
+    on_error: OnError = "stop",
+    when_slow: WhenSlow = "block",
+    resume: Position | None = None,
+    **network: Unpack[NetworkOptions],
+) -> StrategyRun:
+    return StrategyRun(strategy, ReceiverOptions(**network), on_error, when_slow, resume)
+
+
+async def run_async(strategy: Strategy, **options: Unpack[RunOptions]) -> None:
     """As `run`, within a running loop and without touching signals; cancel it or call `strategy.stop()` to end it."""
-    await StrategyRun(strategy, on_error, ReceiverOptions(**network)).execute(catch_signals=False)
+    await _run_of(strategy, **options).execute(catch_signals=False)
 
 
-def run(
-    strategy: Strategy, *, on_error: OnError = "stop", **network: Unpack[NetworkOptions]
-) -> None:
+def run(strategy: Strategy, **options: Unpack[RunOptions]) -> None:
     """Runs a strategy on uvloop until SIGINT, SIGTERM or `strategy.stop()`.
 
     `on_error` is what an exception of a callback does: "stop" ends the run and raises it here; "continue" counts it,
-    logs it at most once a second and goes on with the next message. `network` as in `ReceiverOptions`. Raises
-    `ConfigurationError`, `NetworkSetupError`.
+    logs it at most once a second and goes on with the next message. Callbacks that are too slow let the kernel drop
+    datagrams; with `when_slow` "block" those are fetched from recovery, with "skip" they are told as a `Gap` with
+    cause KERNEL_DROP and made up for by a snapshot. `resume` is a `Position` to go on from. The other options are
+    those of `ReceiverOptions`. Raises `ConfigurationError`, `CredentialsError`, `NetworkSetupError`.
     """
-    execution = StrategyRun(strategy, on_error, ReceiverOptions(**network))
+    execution = _run_of(strategy, **options)
     in_main_thread = threading.current_thread() is threading.main_thread()
     uvloop.run(execution.execute(catch_signals=in_main_thread))

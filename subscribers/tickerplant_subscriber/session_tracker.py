@@ -68,6 +68,15 @@ class SessionTracker(Delivery):
         """The plant of a stream."""
         return self.plants[state.publisher, state.partition]
 
+    def _wake_repair(self) -> None:
+        if self.repair is not None:
+            self.repair.wake()
+
+    def _is_repaired(self, plant: PlantState) -> bool:
+        """Whether a hole is anything but a gap after the wait."""
+        repair = self.repair
+        return repair is not None and not repair.is_out_of_reach(plant.publisher, plant.partition)
+
     def _is_current(self, state: StreamState) -> bool:
         return state.session == self.plant_of(state).session
 
@@ -154,6 +163,7 @@ class SessionTracker(Delivery):
                 self._refuse(line, "session_unconfirmed", detail, now_ns)
                 return None
             candidate = plant.candidates[header.session] = Candidate(header.session, now_ns, line)
+            self._wake_repair()
         state = candidate.streams.get(header.stream)
         if state is None:
             stream = Stream(header.stream)
@@ -214,6 +224,7 @@ class SessionTracker(Delivery):
             SessionChanged(session, previous, publisher=plant.publisher, partition=plant.partition)
         )
         if self.repair is not None:
+            self.repair.wake()
             plant.unplanned = bool(previous)
             for state in plant.streams.values():
                 self._go_on(state)
@@ -295,13 +306,17 @@ class SessionTracker(Delivery):
         hole.cause = cause
         hole.attempts = 0
         hole.limit_ns = 0
-        if state.stream is Stream.TRADE or not self._is_current(state):
+        image = state.image
+        is_made_up = (
+            image is not None and image.messages is not None and hole.to_seq < image.next_seq
+        )
+        if is_made_up or state.stream is Stream.TRADE or not self._is_current(state):
             hole.stage = Stage.LOST
             hole.deadline_ns = NEVER_NS
         else:
             hole.stage = Stage.SNAPSHOT
             hole.deadline_ns = self._now_ns
-            state.unhealed = True
+            self._note_unhealed(state)
 
     def _leave_session(self, state: StreamState) -> None:
         """The old session is complete: on to the next one that recovery knows, or to the current one."""

@@ -37,7 +37,7 @@ def open_group_socket(
         receiver.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Without this a socket gets every group that any process of the host has joined on this port.
         receiver.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
-        _set_receive_buffer(receiver, receive_buffer_bytes)
+        set_receive_buffer(receiver, receive_buffer_bytes)
         _bind(receiver, group, port)
         _join(receiver, group, interface, source)
     except BaseException:
@@ -51,7 +51,7 @@ def receive_buffer_of(receiver: socket.socket) -> int:
     return receiver.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
 
 
-def _set_receive_buffer(receiver: socket.socket, receive_buffer_bytes: int) -> None:
+def set_receive_buffer(receiver: socket.socket, receive_buffer_bytes: int) -> None:
     """Beyond net.core.rmem_max if the process may, else up to it."""
     try:
         receiver.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_buffer_bytes)

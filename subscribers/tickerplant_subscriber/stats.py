@@ -6,6 +6,7 @@ from tickerplant.core.wire import FLAG_NOT_REPAIRABLE, FLAG_REBUILDING, FLAG_UPS
 from tickerplant_subscriber.arbiter import Arbiter
 from tickerplant_subscriber.events import Line
 from tickerplant_subscriber.mirror import Mirror
+from tickerplant_subscriber.recovery_client import RecoveryClient
 from tickerplant_subscriber.stream_state import StreamState
 
 
@@ -23,9 +24,24 @@ class LineStats(msgspec.Struct, frozen=True):
     lost: int
     messages_missing: int
 
+    @property
+    def loss_ratio(self) -> float:
+        """Share of the datagrams that were sent and did not come, as of the last heartbeat."""
+        sent = self.lost + self.datagrams
+        return self.lost / sent if sent else 0.0
+
+    @property
+    def win_ratio(self) -> float:
+        """Share of the datagrams on this line that were here first."""
+        return self.wins / self.datagrams if self.datagrams else 0.0
+
 
 class StreamStats(msgspec.Struct, frozen=True):
-    """One stream of one plant. `messages`, `gaps`, `messages_lost`, `reordered` count over all sessions heard."""
+    """One stream of one plant. What is counted in messages, `gaps` and `reordered` count over all sessions heard.
+
+    `messages_lost` are in gaps, `messages_healed` those of them that a snapshot made up for; `messages_repaired` came
+    from recovery.
+    """
 
     publisher: int
     partition: int
@@ -44,6 +60,30 @@ class StreamStats(msgspec.Struct, frozen=True):
     repairable: bool
     kernel_drops: int
     lines: tuple[LineStats, ...]
+    behind: bool = False
+    messages_healed: int = 0
+    messages_repaired: int = 0
+
+    @property
+    def winner(self) -> int | None:
+        """The line that brings most datagrams first; None with one line, or before anything came."""
+        if len(self.lines) < 2 or not any(line.wins for line in self.lines):
+            return None
+        return max(self.lines, key=lambda line: line.wins).line
+
+
+class RecoveryStats(msgspec.Struct, frozen=True, kw_only=True):
+    """What was asked of recovery. `is_reachable` None: not known yet; `replies` to UDP `requests` by code."""
+
+    is_reachable: bool | None
+    requests: int
+    replies: dict[str, int]
+    unusable_datagrams: int
+    unrequested_datagrams: int
+    connections_opened: int
+    connections_failed: int
+    snapshots_taken: int
+    socket_errors: int = 0
 
 
 class SubscriberStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +97,7 @@ class SubscriberStats(msgspec.Struct, frozen=True, kw_only=True):
     messages_dropped: int = 0
     callback_errors: int = 0
     checksum_mismatches: int = 0
+    recovery: RecoveryStats | None = None
 
 
 def collect_stats(
@@ -67,6 +108,8 @@ def collect_stats(
     receive_buffer_bytes: int,
     messages_dropped: int = 0,
     callback_errors: int = 0,
+    client: RecoveryClient | None = None,
+    recovery_socket_errors: int = 0,
 ) -> SubscriberStats:
     """The counts of the parts of one subscription."""
     kernel_drops = dict(arbiter.kernel_drops())
@@ -84,6 +127,23 @@ def collect_stats(
         messages_dropped=messages_dropped,
         callback_errors=callback_errors,
         checksum_mismatches=0 if mirror is None else mirror.mismatches,
+        recovery=(
+            None if client is None else _recovery_stats(arbiter, client, recovery_socket_errors)
+        ),
+    )
+
+
+def _recovery_stats(arbiter: Arbiter, client: RecoveryClient, socket_errors: int) -> RecoveryStats:
+    return RecoveryStats(
+        is_reachable=client.is_reachable,
+        requests=client.gap_requests.sent,
+        replies=dict(client.gap_requests.replies),
+        unusable_datagrams=client.unusable_datagrams,
+        unrequested_datagrams=arbiter.unrequested_datagrams,
+        connections_opened=client.connections_opened,
+        connections_failed=client.connections_failed,
+        snapshots_taken=client.snapshots_taken,
+        socket_errors=socket_errors,
     )
 
 
@@ -117,4 +177,7 @@ def _stream_stats(state: StreamState, kernel_drops: int) -> StreamStats:
             )
             for number, line in enumerate(state.lines)
         ),
+        behind=state.behind,
+        messages_healed=state.messages_healed,
+        messages_repaired=state.messages_repaired,
     )

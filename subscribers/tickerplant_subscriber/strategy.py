@@ -10,7 +10,7 @@
 
 Only the streams whose callbacks are overridden are joined, and status, whose `SessionStart` proves how the session
 before ended. Callbacks run on the event loop: one that takes long delays the next datagram, and beyond the kernel's
-receive buffer loses it, which is then told as a `Gap`.
+receive buffer loses it. `run(..., when_slow=...)` says what happens then.
 """
 
 from collections.abc import Collection
@@ -41,6 +41,7 @@ from tickerplant_subscriber.events import (
 )
 from tickerplant_subscriber.filters import EVERY_TICKER
 from tickerplant_subscriber.mirror import BookView
+from tickerplant_subscriber.position import Position
 from tickerplant_subscriber.stats import SubscriberStats
 
 StreamChange = StreamDead | StreamAlive | StreamBehind | StreamCaughtUp | SnapshotApplied
@@ -61,6 +62,9 @@ class StrategyAccess(Protocol):
 
     def stats(self) -> SubscriberStats:
         """The counts."""
+
+    def position(self) -> Position | None:
+        """Where delivery stands."""
 
     def stop(self) -> None:
         """Ends the run."""
@@ -95,6 +99,14 @@ class Strategy:
     def stats(self) -> SubscriberStats | None:
         """The counts so far; None while the strategy does not run."""
         return None if self._access is None else self._access.stats()
+
+    def position(self) -> Position | None:
+        """Where delivery stands, for `run(..., resume=position)`; None while nothing was heard or nothing runs.
+
+        Whole datagrams: the one whose messages are being handed over counts as still to come. In `on_timer` and
+        `on_stop` nothing is being handed over.
+        """
+        return None if self._access is None else self._access.position()
 
     def stop(self) -> None:
         """Ends `run` after the current callback."""

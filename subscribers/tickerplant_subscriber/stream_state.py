@@ -54,6 +54,14 @@ class Hole:
     attempts: int = 0
     limit_ns: int = 0
 
+    def restart(self, cause: GapCause, now_ns: int) -> None:
+        """From the first stage again, which is over at once."""
+        self.cause = cause
+        self.stage = Stage.WAITING
+        self.deadline_ns = now_ns
+        self.attempts = 0
+        self.limit_ns = 0
+
     def part(self, from_seq: int, to_seq: int) -> "Hole":
         """The same for a part of it."""
         return Hole(
@@ -103,10 +111,13 @@ class Buffered:
 
 @dataclass(slots=True)
 class Image:
-    """A snapshot of the stream: its messages stand for everything before `next_seq`."""
+    """A snapshot of the stream: its messages stand for everything before `next_seq`.
+
+    While it is being fetched there are no messages, and its place is at `next_seq` or later.
+    """
 
     next_seq: int
-    messages: Messages
+    messages: Messages | None = None
 
 
 @dataclass(slots=True)
@@ -148,8 +159,9 @@ class StreamState:
     heard: bool = True
     """Whether a live datagram of this session was heard."""
     held: bool = False
-    """Whether delivery waits for a snapshot, or for what recovery says of the session."""
+    """Whether delivery waits for what recovery says of the session."""
     held_ns: int = 0
+    """Since when delivery waits for that, or for a snapshot."""
     behind: bool = False
     """Whether subscribers were told that this stream is not up to date."""
     unhealed: bool = False

@@ -15,16 +15,21 @@ from typing import Self, Unpack
 from tickerplant.core.messages import AnyMessage, Bbo, Stream
 from tickerplant.errors import ConfigurationError
 from tickerplant.limits import MESSAGES_PER_TURN, SUBSCRIBER_QUEUE_MESSAGES
-from tickerplant_subscriber.arbiter import Arbiter
 from tickerplant_subscriber.dispatch import Tables
 from tickerplant_subscriber.event_log import EventLog
 from tickerplant_subscriber.events import Event
 from tickerplant_subscriber.filters import EVERY_TICKER, TickerFilter
 from tickerplant_subscriber.message_queue import Batch, Item, MessageQueue
 from tickerplant_subscriber.mirror import BookView
-from tickerplant_subscriber.options import NetworkOptions, ReceiverOptions
-from tickerplant_subscriber.receiver import Receiver, SteadyClock
-from tickerplant_subscriber.stats import SubscriberStats, collect_stats
+from tickerplant_subscriber.options import (
+    NetworkOptions,
+    ReceiverOptions,
+    WhenSlow,
+    check_when_slow,
+)
+from tickerplant_subscriber.position import Position, first_position
+from tickerplant_subscriber.reception import Reception
+from tickerplant_subscriber.stats import SubscriberStats
 from tickerplant_subscriber.stream_state import Messages, StreamState
 
 EVERY_STREAM = tuple(Stream)
@@ -34,8 +39,10 @@ class Subscriber(AsyncIterator[Item]):
     """One subscription; receives while the `async with` block runs.
 
     `tickers` are shell patterns, `streams` members or lower-case names of `Stream`; messages of other streams are not
-    handed out. `queue_messages` bounds what waits, see `message_queue`. The options of the network are those of
-    `ReceiverOptions`. Raises `ConfigurationError`; entering raises `NetworkSetupError`.
+    handed out. `queue_messages` bounds what waits: at the bound `when_slow` "skip" drops the oldest and tells a `Gap`
+    with cause CONSUMER; "block" reads nothing more from the sockets, so that the kernel drops, which recovery makes up
+    for later. `resume` is a `Position` to go on from. The options of the network are those of `ReceiverOptions`.
+    Raises `ConfigurationError`, `CredentialsError`; entering raises `NetworkSetupError`.
     """
 
     def __init__(
@@ -44,16 +51,21 @@ class Subscriber(AsyncIterator[Item]):
         streams: Collection[Stream | str] = EVERY_STREAM,
         *,
         queue_messages: int = SUBSCRIBER_QUEUE_MESSAGES,
+        when_slow: WhenSlow = "skip",
+        resume: Position | None = None,
         **network: Unpack[NetworkOptions],
     ) -> None:
+        check_when_slow(when_slow)
         options = ReceiverOptions(**network)
         if queue_messages <= 0:
             raise ConfigurationError(f"queue_messages = {queue_messages}: must be positive")
         self._handed_out = parse_streams(streams)
         joined = self._handed_out | {Stream.STATUS}
         self._wanted = TickerFilter(tickers)
-        self._clock = SteadyClock()
-        self._queue = MessageQueue(queue_messages)
+        self._queue_messages = queue_messages
+        self._is_blocking = when_slow == "block"
+        self._is_paused = False
+        self._queue = MessageQueue(None if self._is_blocking else queue_messages)
         self._collected: list[Item] | None = None
         self._tables = Tables(
             joined,
@@ -63,17 +75,18 @@ class Subscriber(AsyncIterator[Item]):
             on_other=self._collect,
             on_bbo=self._collect,
         )
-        self._event_log = EventLog(self._clock.now_ns)
-        self._receiver = Receiver(options, joined, self._fail, self._clock)
-        self._arbiter = Arbiter(
+        self._reception = Reception(
+            options,
             joined,
-            self._deliver,
-            self._take_event,
-            started_ns=self._clock.now_ns(),
-            line_count=len(options.lines),
-            admission=self._receiver.admission,
+            self._wanted,
+            deliver=self._deliver,
+            tell=self._take_event,
+            take_image=self._take_image,
+            fail=self._fail,
+            resume=resume,
         )
-        self._items: list[Item] = []
+        self._event_log = EventLog(self._reception.clock.now_ns)
+        self._batch = Batch([])
         self._index = 0
         self._since_turn = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -99,25 +112,30 @@ class Subscriber(AsyncIterator[Item]):
 
     def stats(self) -> SubscriberStats:
         """The counts so far."""
-        return collect_stats(
-            self._arbiter,
-            self._tables.mirror,
-            socket_errors=self._receiver.socket_errors,
-            receive_buffer_bytes=self._receiver.receive_buffer_bytes,
-            messages_dropped=self._queue.messages_dropped,
+        return self._reception.stats(
+            self._tables.mirror, messages_dropped=self._queue.messages_dropped
         )
+
+    @property
+    def position(self) -> Position | None:
+        """Where the iteration stands: right after the last item that it handed out. None while nothing was heard.
+
+        `Subscriber(resume=position)` goes on from there without a duplicate or a hole.
+        """
+        places = self._reception.arbiter.places()
+        return first_position(places, self._queue.places(self._batch, self._index))
 
     @property
     def waiting_count(self) -> int:
         """Messages and events that were received and wait for the iteration."""
-        return self._queue.item_count + len(self._items) - self._index
+        return self._queue.item_count + len(self._batch.items) - self._index
 
     # --- life -------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         """Joins the groups. Raises `NetworkSetupError`."""
-        self._receiver.open()
-        self._receiver.start(self._arbiter)
+        self._reception.open()
+        self._reception.start()
         return self
 
     async def __aexit__(self, *_exception: object) -> None:
@@ -127,7 +145,7 @@ class Subscriber(AsyncIterator[Item]):
     def close(self) -> None:
         """Leaves the groups and ends the iteration; may be called twice."""
         self._closed = True
-        self._receiver.close()
+        self._reception.close()
         self._wake()
 
     def __aiter__(self) -> Self:
@@ -140,16 +158,19 @@ class Subscriber(AsyncIterator[Item]):
         if self._since_turn >= MESSAGES_PER_TURN:
             self._since_turn = 0
             await asyncio.sleep(0)
-        while self._index >= len(self._items):
+        while self._index >= len(self._batch.items):
             if self._failure is not None:
                 raise self._failure
             if self._closed:
                 raise StopAsyncIteration
-            self._items = self._queue.take()
+            self._batch = self._queue.take()
             self._index = 0
-            if not self._items:
+            if self._is_paused and 2 * self._queue.item_count <= self._queue_messages:
+                self._is_paused = False
+                self._reception.go_on()
+            if not self._batch.items:
                 await self._wait()
-        item = self._items[self._index]
+        item = self._batch.items[self._index]
         self._index += 1
         return item
 
@@ -188,7 +209,7 @@ class Subscriber(AsyncIterator[Item]):
             ]
         self._collected = None
         if collected:
-            self._queue.put(
+            self._put(
                 Batch(
                     collected,
                     state.publisher,
@@ -197,9 +218,33 @@ class Subscriber(AsyncIterator[Item]):
                     state.session,
                     first_seq,
                     first_seq + len(messages) - 1,
+                    messages,
                 )
             )
-            self._wake()
+
+    def _take_image(self, state: StreamState, messages: Messages) -> None:
+        """The messages of a snapshot stand in the iteration as they are; books and quotes are replaced by them."""
+        collected: list[Item] = []
+        if state.stream in self._handed_out:
+            wanted = self._wanted
+            collected += [
+                message for message in messages if message is not None and wanted[message.ticker]
+            ]
+        events = self._collected = []
+        self._tables.take_image(state, messages)
+        self._collected = None
+        collected += [item for item in events if isinstance(item, Event)]
+        if collected:
+            before = max(1, state.expected - 1)
+            place = (state.publisher, state.partition, state.stream, state.session)
+            self._put(Batch(collected, *place, before, before))
+
+    def _put(self, batch: Batch) -> None:
+        self._queue.put(batch)
+        if self._is_blocking and self._queue.item_count >= self._queue_messages:
+            self._is_paused = True
+            self._reception.pause()
+        self._wake()
 
     def _collect(self, message: AnyMessage) -> None:
         assert self._collected is not None
@@ -215,8 +260,7 @@ class Subscriber(AsyncIterator[Item]):
         if self._collected is not None:
             self._collected.append(item)
         else:
-            self._queue.put(Batch([item]))
-            self._wake()
+            self._put(Batch([item]))
 
 
 def parse_streams(streams: Collection[Stream | str]) -> frozenset[Stream]:

@@ -109,7 +109,7 @@ def _quote(bbo: Bbo) -> dict[str, Any]:
 async def serve(group: str, port: int, keep: int) -> None:
     """Receive, and answer whoever asks, until killed."""
     record = Record(keep)
-    async with Subscriber(group_a=group, port=port) as subscriber:
+    async with Subscriber(group_a=group, port=port, recovery=()) as subscriber:
 
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")

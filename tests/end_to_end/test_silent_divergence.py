@@ -66,7 +66,7 @@ class Listener:
 @asynccontextmanager
 async def listening(where: Place) -> AsyncIterator[Listener]:
     async with Subscriber(
-        streams=["delta"], group_a=where.group, port=where.port, group_b=""
+        streams=["delta"], group_a=where.group, port=where.port, recovery=()
     ) as subscriber:
         listener = Listener(subscriber)
         task = asyncio.create_task(listener.listen())

@@ -28,7 +28,7 @@ def batch(seq: int, count: int, stream: Stream = TRADE) -> Batch:
 def take_all(queue: MessageQueue) -> list[Item]:
     """Everything that waits."""
     items: list[Item] = []
-    while taken := queue.take():
+    while taken := queue.take().items:
         items += taken
     return items
 
@@ -104,7 +104,7 @@ def test_every_sequence_is_handed_out_or_in_a_gap(steps: list[int], item_max: in
     covered: list[int] = []
 
     def take() -> None:
-        for item in queue.take():
+        for item in queue.take().items:
             if isinstance(item, Trade):
                 covered.append(item.g)
             else:

@@ -51,7 +51,7 @@ class Printer(Strategy):
     def on_stop(self) -> None:
         print("stopped", flush=True)
 
-run(Printer(), group_a=sys.argv[1], port=int(sys.argv[2]))
+run(Printer(), group_a=sys.argv[1], port=int(sys.argv[2]), recovery=())
 print("returned", flush=True)
 """
 
@@ -105,6 +105,7 @@ async def test_a_strategy_runs_until_it_stops_itself(group: str, port: int, send
         lambda: sender.messages(Stream.TRADE, 1, [trade(1), trade(2), trade(3)]),
         group_a=group,
         port=port,
+        recovery=(),
     )
     assert strategy.trades == [1, 2, 3]
     assert strategy.calls == ["start", "SessionChanged", "stop"]
@@ -122,7 +123,7 @@ async def test_a_gap_is_told_after_the_wait_without_further_traffic(
         sender.messages(Stream.TRADE, 1, [trade(1)], session + 1)
         sender.messages(Stream.TRADE, 3, [trade(3)], session + 1)
 
-    await running(strategy, send, group_a=group, port=port)
+    await running(strategy, send, group_a=group, port=port, recovery=())
     assert strategy.trades == [1, 3]
     assert [(gap.from_seq, gap.to_seq) for gap in strategy.gaps if isinstance(gap, Gap)] == [(2, 2)]
 
@@ -146,6 +147,7 @@ async def test_an_exception_ends_the_run_and_comes_out_of_it(
             lambda: sender.messages(Stream.TRADE, 1, [trade(g) for g in range(1, 6)]),
             group_a=group,
             port=port,
+            recovery=(),
         )
     assert strategy.trades == [1, 2]
     assert strategy.calls[-1] == "stop"
@@ -163,7 +165,7 @@ async def test_a_strategy_may_go_on_after_exceptions(
             sender.messages(Stream.TRADE, seq, [trade(2 if seq < 4 else seq)])
 
     with caplog.at_level(logging.ERROR, "tickerplant_subscriber"):
-        await running(strategy, send, on_error="continue", group_a=group, port=port)
+        await running(strategy, send, on_error="continue", group_a=group, port=port, recovery=())
     assert strategy.trades == [2, 2, 2, 4, 5]
     assert stats[0] is not None
     assert stats[0].callback_errors == 3
@@ -180,7 +182,7 @@ async def test_exceptions_of_timers_end_the_run_too(group: str, port: int) -> No
             raise ZeroDivisionError(str(now_ns))
 
     with pytest.raises(ZeroDivisionError):
-        await running(Failing(), lambda: None, group_a=group, port=port)
+        await running(Failing(), lambda: None, group_a=group, port=port, recovery=())
 
 
 async def test_exceptions_of_on_start_come_out_and_the_groups_are_left(
@@ -191,7 +193,7 @@ async def test_exceptions_of_on_start_come_out_and_the_groups_are_left(
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await run_async(Failing(), group_a=group, port=port)
+        await run_async(Failing(), group_a=group, port=port, recovery=())
 
 
 async def test_on_timer_is_called_at_its_interval(group: str, port: int) -> None:
@@ -207,7 +209,7 @@ async def test_on_timer_is_called_at_its_interval(group: str, port: int) -> None
                 self.stop()
 
     strategy = Ticking()
-    await running(strategy, lambda: None, group_a=group, port=port)
+    await running(strategy, lambda: None, group_a=group, port=port, recovery=())
     assert strategy.times[3] - strategy.times[0] >= 50_000_000
 
 
@@ -228,7 +230,7 @@ async def test_books_and_quotes_may_be_asked_in_any_callback(
         image = [BookClear(T, 0, 0, 0), BookReady(T, 0, 0, 0, Book().checksum())]
         sender.messages(Stream.DELTA, 1, [*image, LevelUpdate(T, 0, 0, 0, 0, 4_000, 5, 5)])
 
-    await running(strategy, send, group_a=group, port=port)
+    await running(strategy, send, group_a=group, port=port, recovery=())
     assert strategy.seen == [5, True, None]
     assert strategy.book(T) is None
 
@@ -251,7 +253,7 @@ def test_what_waits_unread_is_read_before_a_hole_is_given_up(
             time.sleep(0.01)
 
     strategy = Stalling(2)
-    run(strategy, group_a=group, group_b=group_b, port=port)
+    run(strategy, group_a=group, group_b=group_b, port=port, recovery=())
     assert strategy.trades[:2] == [1, 2]
     assert strategy.gaps == []
 
@@ -277,6 +279,7 @@ async def test_a_dead_stream_is_told_without_any_traffic(
         lambda: sender.messages(Stream.BBO, 1, [Bbo(T, 1, 0, 0, 1, 1, 2, 1, 1)]),
         group_a=group,
         port=port,
+        recovery=(),
     )
     assert strategy.reason is StaleReason.STREAM_DEAD
 
@@ -310,7 +313,7 @@ def test_run_refuses_what_cannot_be_right(group: str, port: int) -> None:
     with pytest.raises(ConfigurationError, match="UDP port"):
         run(Strategy(), port=-1)
     with pytest.raises(NetworkSetupError, match="no interface has the address"):
-        run(Strategy(), group_a=group, port=port, interface="192.0.2.77")
+        run(Strategy(), group_a=group, port=port, recovery=(), interface="192.0.2.77")
 
 
 def test_a_ten_line_strategy_type_checks_under_mypy_strict(tmp_path: Any) -> None:

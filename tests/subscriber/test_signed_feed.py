@@ -95,7 +95,7 @@ async def test_what_is_not_signed_with_our_key_is_dropped_and_counted(
     group: str, port: int, trades: Trades, key_path: str
 ) -> None:
     async with Subscriber(
-        streams=["trade"], group_a=group, port=port, key_path=key_path
+        streams=["trade"], group_a=group, port=port, recovery=(), key_path=key_path
     ) as subscriber:
         for _ in range(10):
             trades.forge(None)
@@ -111,9 +111,9 @@ async def test_a_new_key_is_taken_over_while_running(
     """Old key, both, new key: nothing is lost, and in the end the old one is believed no more."""
     path = Path(key_path)
     async with Subscriber(
-        streams=["trade"], group_a=group, port=port, key_path=key_path
+        streams=["trade"], group_a=group, port=port, recovery=(), key_path=key_path
     ) as subscriber:
-        admission = subscriber._receiver.admission
+        admission = subscriber._reception.arbiter.admission
         trades.send(RING)
         write_keys(path, RING, NEWER)
         await until(lambda: admission.key_ring is not None and 8 in admission.key_ring.keys)
@@ -131,7 +131,7 @@ async def test_a_key_file_spoilt_while_running_changes_nothing(
     group: str, port: int, trades: Trades, key_path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Subscriber(
-        streams=["trade"], group_a=group, port=port, key_path=key_path
+        streams=["trade"], group_a=group, port=port, recovery=(), key_path=key_path
     ) as subscriber:
         write_keys(Path(key_path))
         await until(lambda: "the keys stay as they were" in caplog.text)
@@ -144,9 +144,9 @@ def test_keys_that_every_user_can_read_are_a_warning(
     group: str, port: int, key_path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     Path(key_path).chmod(0o644)
-    subscriber = Subscriber(group_a=group, port=port, key_path=key_path)
-    subscriber._receiver.open()
-    subscriber._receiver.close()
+    subscriber = Subscriber(group_a=group, port=port, recovery=(), key_path=key_path)
+    subscriber._reception.open()
+    subscriber._reception.close()
     assert f"chmod o= {key_path}" in caplog.text
 
 
@@ -186,7 +186,9 @@ async def test_another_sender_is_not_even_heard(group: str, port: int) -> None:
     async with (
         line_from("127.0.0.1", group, port) as plant,
         line_from("127.0.0.9", group, port) as stranger,
-        Subscriber(streams=["trade"], group_a=group, port=port, source="127.0.0.1") as subscriber,
+        Subscriber(
+            streams=["trade"], group_a=group, port=port, recovery=(), source="127.0.0.1"
+        ) as subscriber,
     ):
         trades = Trades(plant)
         forged = Trades(stranger)
@@ -211,6 +213,7 @@ async def test_each_line_has_a_source_of_its_own(group: str, group_b: str, port:
             group_a=group,
             group_b=group_b,
             port=port,
+            recovery=(),
             source="127.0.0.1",
             source_b="127.0.0.2",
         ) as subscriber,

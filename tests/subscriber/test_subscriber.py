@@ -65,7 +65,7 @@ async def test_books_equal_those_of_a_plant_in_another_process(
 ) -> None:
     """Every message of every stream arrives, no gap is told and every book ends equal."""
     plant = start_plant(group, port, "--seconds", "1")
-    async with Subscriber(group_a=group, port=port) as subscriber:
+    async with Subscriber(group_a=group, port=port, recovery=()) as subscriber:
         plant.go()
         items: list[Item] = []
         ended: set[int] = set()
@@ -92,7 +92,7 @@ async def test_line_b_makes_up_for_line_a(
 ) -> None:
     """A third of line A is lost; nothing is missing and the loss is counted."""
     plant = start_plant(group, port, "--group-b", group_b, "--drop-a", "3", "--seconds", "0.7")
-    async with Subscriber(group_a=group, group_b=group_b, port=port) as subscriber:
+    async with Subscriber(group_a=group, group_b=group_b, port=port, recovery=()) as subscriber:
         plant.go()
         items = await collect(subscriber, ends(Stream.DELTA))
         async with asyncio.timeout(10):
@@ -112,7 +112,7 @@ async def test_loss_on_both_lines_is_told_and_no_stale_book_is_live(
 ) -> None:
     """Deliveries and gaps account for every message; whichever book is live at a gap goes stale."""
     plant = start_plant(group, port, "--drop-both", "40", "--seconds", "0.7")
-    async with Subscriber(streams=["delta"], group_a=group, port=port) as subscriber:
+    async with Subscriber(streams=["delta"], group_a=group, port=port, recovery=()) as subscriber:
         plant.go()
         items = await collect(subscriber, ends(Stream.DELTA))
         stats = subscriber.stats()
@@ -134,10 +134,10 @@ async def test_a_subscriber_that_joins_late_says_so(
 ) -> None:
     """Two subscribers of one plant in one process: the second joins in the middle of the session."""
     plant = start_plant(group, port, "--seconds", "2")
-    async with Subscriber(streams=["trade"], group_a=group, port=port) as early:
+    async with Subscriber(streams=["trade"], group_a=group, port=port, recovery=()) as early:
         plant.go()
         await collect(early, lambda item: isinstance(item, Trade))
-        async with Subscriber(streams=["trade"], group_a=group, port=port) as late:
+        async with Subscriber(streams=["trade"], group_a=group, port=port, recovery=()) as late:
             items = await collect(late, lambda item: isinstance(item, Trade))
             stats = stats_of(late, Stream.TRADE)
     gaps = [item for item in items if isinstance(item, Gap) and item.stream == Stream.TRADE]
@@ -148,7 +148,7 @@ async def test_a_subscriber_that_joins_late_says_so(
 async def test_a_late_join_has_no_live_book(group: str, port: int, sender: Any) -> None:
     """Deltas without an image never make a book, and the gap says why."""
     session = time.time_ns() - 10**9
-    async with Subscriber(streams=["delta"], group_a=group, port=port) as subscriber:
+    async with Subscriber(streams=["delta"], group_a=group, port=port, recovery=()) as subscriber:
         update = LevelUpdate("KXTEST-1", 9, 0, 0, 0, 4_000, 5, 105)
         sender.messages(Stream.DELTA, 500, [update], session)
         items = await collect(subscriber, lambda item: isinstance(item, LevelUpdate))
@@ -165,7 +165,7 @@ async def test_a_late_join_has_no_live_book(group: str, port: int, sender: Any) 
 async def test_only_chosen_streams_and_tickers_are_handed_out(
     group: str, port: int, sender: Any
 ) -> None:
-    async with Subscriber(["KXB*"], ["trade"], group_a=group, port=port) as subscriber:
+    async with Subscriber(["KXB*"], ["trade"], group_a=group, port=port, recovery=()) as subscriber:
         sender.messages(Stream.STATUS, 1, [MarketState("KXB-1", 1, 0, 0, 2)])
         sender.messages(Stream.BBO, 1, [Bbo("KXB-1", 2, 0, 0, 1, 1, 2, 1, 1)])
         both = [Trade("KXA-1", 3, 0, 0, "a", 1, 1, 0), Trade("KXB-1", 4, 0, 0, "b", 1, 1, 0)]
@@ -178,7 +178,7 @@ async def test_only_chosen_streams_and_tickers_are_handed_out(
 
 async def test_the_last_quote_can_be_asked(group: str, port: int, sender: Any) -> None:
     quote = Bbo("KXB-1", 2, 0, 0, 1, 1, 2, 1, 1)
-    async with Subscriber(streams=["bbo"], group_a=group, port=port) as subscriber:
+    async with Subscriber(streams=["bbo"], group_a=group, port=port, recovery=()) as subscriber:
         sender.messages(Stream.BBO, 1, [quote])
         await collect(subscriber, lambda item: isinstance(item, Bbo))
         assert subscriber.bbo("KXB-1") == quote
@@ -188,7 +188,7 @@ async def test_a_consumer_that_is_too_slow_is_told_what_it_missed(
     group: str, port: int, sender: Any
 ) -> None:
     async with Subscriber(
-        streams=["trade"], group_a=group, port=port, queue_messages=50
+        streams=["trade"], group_a=group, port=port, recovery=(), queue_messages=50
     ) as subscriber:
         for seq in range(1, 201):
             sender.messages(Stream.TRADE, seq, [Trade("T", seq, 0, 0, "t", 1, 1, 0)])
@@ -203,7 +203,7 @@ async def test_a_consumer_that_is_too_slow_is_told_what_it_missed(
 
 async def test_a_busy_iteration_still_reads_the_sockets(group: str, port: int, sender: Any) -> None:
     """Without a turn for the loop now and then, a consumer that never waits would receive nothing more."""
-    async with Subscriber(streams=["trade"], group_a=group, port=port) as subscriber:
+    async with Subscriber(streams=["trade"], group_a=group, port=port, recovery=()) as subscriber:
         for seq in range(1, 4_001, 20):
             messages = [Trade("T", seq + i, 0, 0, "t", 1, 1, 0) for i in range(20)]
             sender.messages(Stream.TRADE, seq, messages)
@@ -222,7 +222,7 @@ async def test_a_busy_iteration_still_reads_the_sockets(group: str, port: int, s
 
 
 async def test_a_foreign_protocol_on_the_group_is_told(group: str, port: int, sender: Any) -> None:
-    async with Subscriber(group_a=group, port=port) as subscriber:
+    async with Subscriber(group_a=group, port=port, recovery=()) as subscriber:
         sender.send(Stream.TRADE, b"M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\n\r\n")
         items = await collect(subscriber, lambda item: isinstance(item, DatagramsRefused))
         assert subscriber.stats().refused == {"ForeignDatagramError": 1}
@@ -230,7 +230,7 @@ async def test_a_foreign_protocol_on_the_group_is_told(group: str, port: int, se
 
 
 async def test_close_ends_the_iteration(group: str, port: int) -> None:
-    async with Subscriber(group_a=group, port=port) as subscriber:
+    async with Subscriber(group_a=group, port=port, recovery=()) as subscriber:
         asyncio.get_running_loop().call_later(0.05, subscriber.close)
         async with asyncio.timeout(5):
             assert [item async for item in subscriber] == []
@@ -238,7 +238,7 @@ async def test_close_ends_the_iteration(group: str, port: int) -> None:
 
 async def test_an_interface_that_does_not_exist_is_one_line(group: str, port: int) -> None:
     with pytest.raises(NetworkSetupError, match=r"no interface has the address 192\.0\.2\.77"):
-        async with Subscriber(group_a=group, port=port, interface="192.0.2.77"):
+        async with Subscriber(group_a=group, port=port, recovery=(), interface="192.0.2.77"):
             pass
 
 
@@ -248,7 +248,7 @@ async def test_a_port_that_is_not_shared_is_one_line(group: str, port: int) -> N
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind((group, port))
         with pytest.raises(NetworkSetupError, match="another program holds the port"):
-            async with Subscriber(group_a=group, port=port):
+            async with Subscriber(group_a=group, port=port, recovery=()):
                 pass
 
 

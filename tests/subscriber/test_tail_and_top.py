@@ -69,7 +69,13 @@ def start(group: str, port: int, tmp_path: Path) -> Iterator[Start]:
     def start(*words: str, **options: Any) -> subprocess.Popen[str]:
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
         child = subprocess.Popen(
-            [sys.executable, "-m", "tickerplant", *words, "--group-a", group, "--port", str(port)],
+            [
+                sys.executable,
+                "-m",
+                "tickerplant",
+                *words,
+                *("--group-a", group, "--port", str(port), "--no-recovery"),
+            ],
             text=True,
             cwd=tmp_path,
             env=environment,

@@ -64,7 +64,9 @@ def intended(meter: Meter, started_ns: int, interval_ns: int) -> dict[str, float
 async def serve(config: BenchConfig) -> None:
     """Runs until the parent closes our input."""
     meter = Meter(config)
-    running = asyncio.create_task(run_async(meter, group_a=config.group, port=config.port))
+    running = asyncio.create_task(
+        run_async(meter, group_a=config.group, port=config.port, recovery=())
+    )
     await asyncio.sleep(0)
     answer({"joined": True})
     lines = await commands()

@@ -11,7 +11,7 @@ examples:
   tickerplant recovery --set ticklog.directory=/data/ticklog --set recovery.address=10.0.0.5
 
 `tickerplant run` starts it beside the plant. To have it as a service of its own, set recovery.enabled = false and
-start it with the same configuration; it may then start before the plant and outlive it. No subscriber asks it yet.
+start it with the same configuration; it may then start before the plant and outlive it.
 Runs until SIGTERM or Ctrl-C, then exits with 0. Exit codes: 1 failure (e.g. another recovery of the same log, or its
 port is taken), 2 usage or configuration."""
 

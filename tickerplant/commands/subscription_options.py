@@ -5,8 +5,10 @@ import re
 from typing import TYPE_CHECKING
 
 from tickerplant.commands.options import add_config_options, load_config_of
+from tickerplant.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from tickerplant.config import Config
     from tickerplant_subscriber.options import NetworkOptions
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|)")
@@ -71,7 +73,31 @@ def add_subscription_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="take a recording that is played onto these groups as if it were live",
     )
+    group.add_argument(
+        "--recovery",
+        metavar="HOST:PORT",
+        action="append",
+        help="where recovery listens; may be given several times",
+    )
+    group.add_argument(
+        "--no-recovery",
+        action="store_true",
+        help="do without: what was missed is told as a gap, and books come with the plant's next session",
+    )
     add_config_options(parser)
+
+
+def recovery_of(arguments: argparse.Namespace, config: "Config") -> tuple[str, ...]:
+    """Addresses of recovery: command line, else configuration. Raises `ConfigurationError`."""
+    if arguments.no_recovery and arguments.recovery:
+        raise ConfigurationError("--recovery and --no-recovery exclude each other: give one")
+    if arguments.no_recovery:
+        return ()
+    if arguments.recovery:
+        return tuple(arguments.recovery)
+    recovery = config.recovery
+    host = "127.0.0.1" if recovery.address == "0.0.0.0" else recovery.address  # noqa: S104  # every interface: this one too
+    return (f"{host}:{recovery.port}",) if recovery.port else ()
 
 
 def tickers_of(arguments: argparse.Namespace) -> tuple[str, ...]:
@@ -81,7 +107,8 @@ def tickers_of(arguments: argparse.Namespace) -> tuple[str, ...]:
 
 def network_options_of(arguments: argparse.Namespace) -> "NetworkOptions":
     """Where to listen: command line, else configuration. Raises `ConfigurationError`."""
-    publish = load_config_of(arguments).config.publish
+    config = load_config_of(arguments).config
+    publish = config.publish
     return {
         "interface": arguments.interface or publish.interface,
         "interface_b": arguments.interface or publish.interface_b,
@@ -92,4 +119,5 @@ def network_options_of(arguments: argparse.Namespace) -> "NetworkOptions":
         "source_b": arguments.source_b or "",
         "key_path": arguments.datagram_key_path or publish.key_path,
         "accept_replay": arguments.accept_replay,
+        "recovery": recovery_of(arguments, config),
     }

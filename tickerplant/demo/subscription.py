@@ -67,7 +67,8 @@ async def subscribe(board: DemoBoard, group: str, port: int) -> "asyncio.Task[No
     # The demo tells gaps itself.
     logging.getLogger("tickerplant_subscriber").addHandler(logging.NullHandler())
     running = asyncio.create_task(
-        run_async(board, interface=INTERFACE, group_a=group, port=port), name="subscriber"
+        run_async(board, interface=INTERFACE, group_a=group, port=port, recovery=()),
+        name="subscriber",
     )
     joined = asyncio.create_task(board.joined.wait())
     await asyncio.wait((running, joined), return_when=asyncio.FIRST_COMPLETED)
