@@ -23,6 +23,7 @@ COMMANDS = (
     "tail",
     "top",
     "log",
+    "schema",
     "capture",
     "replay",
     "audit",

@@ -442,6 +442,12 @@ RECOVERY_RETRY_S = 1.0
 # --- store ----------------------------------------------------------------------------------------
 ROW_CLOCK_DIFFERENCE_MAX_NS = 24 * 3_600 * 1_000_000_000
 """Exchange time of a live trade so far from its receive time is none: the row takes the receive time."""
+QUESTDB_REQUEST_TIMEOUT_S = 30.0
+"""One SQL statement of the store or of `tickerplant schema`; then the server counts as unavailable."""
+QUESTDB_ANSWER_MAX_BYTES = 64 * 1024**2
+"""A longer answer to such a statement is cut, and so refused."""
+SECRET_MAX_BYTES = 4_096
+"""A larger password file is refused."""
 QUESTDB_FETCH_TIMEOUT_S = 600
 """Fetching the server, or a Java for it; then it has failed."""
 QUESTDB_START_TIMEOUT_S = 60

@@ -1,0 +1,135 @@
+"""SQL over QuestDB's HTTP interface: for the schema, for questions, and for what the ILP client does not tell.
+
+Blocking, one connection for each statement.
+"""
+
+import base64
+import http.client
+import json
+import ssl
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+from tickerplant.errors import CredentialsError, StoreError, StoreUnavailableError
+from tickerplant.limits import QUESTDB_ANSWER_MAX_BYTES, QUESTDB_REQUEST_TIMEOUT_S, SECRET_MAX_BYTES
+
+DEFAULT_PORT = 9000
+_UNAUTHORIZED = (401, 403)
+_SERVER_FAULT = 500
+
+
+class Login(NamedTuple):
+    """Who the store is for QuestDB; an empty user name with a secret: the secret is a token."""
+
+    username: str = ""
+    secret: str = ""
+
+    def header(self) -> dict[str, str]:
+        """The HTTP header; empty without secret."""
+        if not self.secret:
+            return {}
+        if not self.username:
+            return {"Authorization": f"Bearer {self.secret}"}
+        pair = base64.b64encode(f"{self.username}:{self.secret}".encode()).decode()
+        return {"Authorization": f"Basic {pair}"}
+
+    def sender_arguments(self) -> dict[str, str]:
+        """For `questdb.Sender.from_conf`."""
+        if not self.secret:
+            return {}
+        if not self.username:
+            return {"token": self.secret}
+        return {"username": self.username, "password": self.secret}
+
+
+def read_login(username: str, password_path: str) -> Login:
+    """With the first line of the file. Raises `CredentialsError`, which never shows it."""
+    if not password_path:
+        return Login(username)
+    path = Path(password_path).expanduser()
+    try:
+        with path.open("rb") as file:
+            content = file.read(SECRET_MAX_BYTES + 1)
+        secret = content.decode().partition("\n")[0].strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise CredentialsError(
+            f"password file {path}: {reason}: correct store.password_path"
+        ) from None
+    if not secret or len(content) > SECRET_MAX_BYTES:
+        raise CredentialsError(
+            f"password file {path}: its first line must be the password, or token, for QuestDB"
+        )
+    return Login(username, secret)
+
+
+class QuestDbHttp:
+    """A server by its conf string, `http::addr=host:port;…`."""
+
+    def __init__(self, conf: str, login: Login | None = None) -> None:
+        """`conf` was checked (`config_checks`). Opens nothing."""
+        protocol, _, rest = conf.partition("::")
+        pairs = (part.partition("=") for part in rest.split(";") if part)
+        self._options = {key: value for key, _, value in pairs}
+        self._is_https = protocol == "https"
+        host, _, port = self._options["addr"].rpartition(":")
+        if not port.isdecimal():
+            host, port = self._options["addr"], str(DEFAULT_PORT)
+        self._host, self._port = host, int(port)
+        self._login = login or Login()
+        self.address = f"{protocol}://{self._host}:{self._port}"
+
+    def execute(self, sql: str, timeout_s: float = QUESTDB_REQUEST_TIMEOUT_S) -> list[list[Any]]:
+        """Run a statement; the rows of its answer, if it has any.
+
+        Raises `StoreUnavailableError` (not reachable, no answer, an error of the server's own), `StoreError` (the
+        statement is refused), `CredentialsError`.
+        """
+        status, body = self._request(f"/exec?{urlencode({'query': sql})}", timeout_s)
+        if status in _UNAUTHORIZED:
+            raise CredentialsError(
+                f"QuestDB {self.address} refuses user {self._login.username or '(none)'}: correct store.username "
+                "and the file of store.password_path"
+            )
+        try:
+            answer = json.loads(body)
+        except ValueError:
+            answer = {"error": f"HTTP status {status} without an answer"}
+        error = answer.get("error")
+        if error is None:
+            rows: list[list[Any]] = answer.get("dataset", [])
+            return rows
+        text = f"QuestDB {self.address}: {' '.join(str(error).split())[:300]}"
+        if status >= _SERVER_FAULT:
+            raise StoreUnavailableError(text)
+        raise StoreError(f"{text}; the statement was: {' '.join(sql.split())[:300]}")
+
+    def _request(self, path: str, timeout_s: float) -> tuple[int, bytes]:
+        connection = self._connection(timeout_s)
+        try:
+            connection.request("GET", path, headers=self._login.header())
+            response = connection.getresponse()
+            return response.status, response.read(QUESTDB_ANSWER_MAX_BYTES)
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise StoreUnavailableError(
+                f"QuestDB {self.address}: {reason}: start the server, or correct store.conf"
+            ) from error
+        finally:
+            connection.close()
+
+    def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
+        if not self._is_https:
+            return http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
+        roots = self._options.get("tls_roots") or None
+        try:
+            context = ssl.create_default_context(cafile=roots)
+        except OSError as error:
+            raise StoreError(f"tls_roots {roots} in store.conf: {error.strerror}") from error
+        if self._options.get("tls_verify") == "unsafe_off":
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return http.client.HTTPSConnection(
+            self._host, self._port, timeout=timeout_s, context=context
+        )
