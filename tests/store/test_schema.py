@@ -130,7 +130,9 @@ def test_an_older_database_gets_the_columns_it_lacks_and_keeps_its_rows(database
         "table bbo lacks column ask_size_e2" in one and "ADD COLUMN ask_size_e2 LONG" in one
         for one in found
     )
-    assert any("tickers keeps rows for 5 days, it should be for 30 days" in one for one in found), found
+    assert any("tickers keeps rows for 5 days, it should be for 30 days" in one for one in found), (
+        found
+    )
     assert [one.text for one in blocking(compare(read_schema(database), 30))] == [
         "table bbo lacks column ask_size_e2"
     ]
