@@ -47,7 +47,7 @@ bench: $(VENV)/.installed ## messages per second and latency percentiles beside 
 soak: $(VENV)/.installed ## ten minutes of simulated flow with every fault; ARGS='--for 30s' is the short run
 	@$(BIN)/python tests/soak/soak.py $(ARGS)
 
-fuzz: $(VENV)/.installed ## a million frames and a million datagrams of garbage
+fuzz: $(VENV)/.installed ## a million frames, datagrams and requests each of garbage
 	@$(BIN)/python tests/fuzz/fuzz.py $(ARGS)
 
 questdb: $(VENV)/.installed ## a QuestDB server of one's own, fetched with Maven; Ctrl-C ends it

@@ -1,14 +1,16 @@
-"""Fuzzing: a million frames and a million datagrams of garbage, by default.
+"""Fuzzing: a million frames, datagrams and requests to recovery each, all garbage, by default.
 
-    python tests/fuzz/fuzz.py --frames 1000000 --datagrams 1000000 --seed 7
+    python tests/fuzz/fuzz.py --frames 1000000 --datagrams 1000000 --requests 1000000 --seed 7
 
-Frames go through the whole feed into the plant, datagrams through the decoder and a whole subscriber. Exits 1 on any
-exception that is not allowed, on memory that grows beyond the bound, and on a fuzzer that no longer reaches what it
-should. The seed is printed first: the same seed gives the same inputs.
+Frames go through the whole feed into the plant, datagrams through the decoder and a whole subscriber, requests into
+recovery on a real tick log, and its answers, damaged, into the decoders of a subscriber. Exits 1 on any exception that
+is not allowed, on memory that grows beyond the bound, and on a fuzzer that no longer reaches what it should. The seed
+is printed first: the same seed gives the same inputs.
 """
 # ruff: noqa: T201 - a command prints
 
 import argparse
+import contextlib
 import gc
 import os
 import resource
@@ -20,6 +22,7 @@ from typing import Protocol
 
 from datagram_fuzz import DatagramFuzzer
 from frame_fuzz import FrameFuzzer
+from request_fuzz import RequestFuzzer
 
 GROWTH_MAX_MIB = 96
 """Resident memory may grow by so much after the first tenth of the inputs: caches and tables have their bounds."""
@@ -36,6 +39,17 @@ FRAME_OUTCOMES = (
     "sequence_gaps",
 )
 DATAGRAM_OUTCOMES = ("decoded", "bbo", "trade", "book", "live", "stale", "gap", "session")
+REQUEST_OUTCOMES = (
+    "gap fill served",
+    "gap fill unauthenticated",
+    "gap fill throttled",
+    "gap fill too_old",
+    "conversation malformed",
+    "range served",
+    "snapshot served",
+    "repaired datagram",
+    "not answered",
+)
 
 
 class Fuzzer(Protocol):
@@ -100,8 +114,9 @@ def main() -> int:
     )
     parser.add_argument("--frames", type=int, default=1_000_000, help="frames to feed")
     parser.add_argument("--datagrams", type=int, default=1_000_000, help="datagrams to feed")
+    parser.add_argument("--requests", type=int, default=1_000_000, help="requests to feed")
     parser.add_argument(
-        "--seconds", type=float, default=0, help="bound for each of the two, 0 for none"
+        "--seconds", type=float, default=0, help="bound for each of the three, 0 for none"
     )
     parser.add_argument("--seed", type=int, default=None, help="default: from the clock")
     options = parser.parse_args()
@@ -119,6 +134,13 @@ def main() -> int:
             run("datagrams", datagrams, options.datagrams, options.seconds, DATAGRAM_OUTCOMES)
             and well
         )
+        del datagrams
+    if options.requests:
+        with contextlib.closing(RequestFuzzer(seed)) as requests:
+            well = (
+                run("requests", requests, options.requests, options.seconds, REQUEST_OUTCOMES)
+                and well
+            )
     print("all well" if well else f"FAILED with seed {seed}")
     return 0 if well else 1
 

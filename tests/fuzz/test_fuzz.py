@@ -14,15 +14,15 @@ import fuzz  # noqa: E402 - found on the path set above
 from mutations import flip_bits, insert, json_tokens, repeat_part, splice, truncate  # noqa: E402
 
 
-@pytest.mark.timeout(100)
+@pytest.mark.timeout(110)
 def test_a_short_run_finds_nothing():
-    """Tens of thousands of frames and datagrams, by the command that `make fuzz` runs."""
+    """Tens of thousands of frames, datagrams and requests, by the command that `make fuzz` runs."""
     command = [sys.executable, str(FOLDER / "fuzz.py"), "--seed", "1", "--seconds", "30"]
     finished = subprocess.run(
-        [*command, "--frames", "50000", "--datagrams", "50000"],
+        [*command, "--frames", "50000", "--datagrams", "50000", "--requests", "30000"],
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=100,
         check=False,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
@@ -81,8 +81,9 @@ def test_the_same_seed_gives_the_same_inputs():
     """A finding can be had again."""
     from datagram_fuzz import DatagramFuzzer
     from frame_fuzz import FrameFuzzer
+    from request_fuzz import RequestFuzzer
 
-    for kind in (FrameFuzzer, DatagramFuzzer):
+    for kind in (FrameFuzzer, DatagramFuzzer, RequestFuzzer):
         inputs = []
         for _ in range(2):
             fuzzer = kind(5)
@@ -90,6 +91,8 @@ def test_the_same_seed_gives_the_same_inputs():
             for _ in range(40):
                 fuzzer.run_batch()
                 seen.append(fuzzer.last_input)
+            if isinstance(fuzzer, RequestFuzzer):
+                fuzzer.close()
             inputs.append(seen)
         assert inputs[0] == inputs[1]
         assert len(set(inputs[0])) > 30

@@ -144,7 +144,9 @@ def decode_gap_fill(datagram: bytes, keys: Mapping[int, bytes] | None = None) ->
     magic, version, kind, stream, flags, code, request_id, publisher, partition, *rest = fields
     if magic != GAP_FILL_MAGIC:
         raise ForeignDatagramError(f"magic 0x{magic:04X} is not a gap fill")
-    if version != VERSION or kind not in _KINDS or stream not in _STREAMS:
+    # A reply repeats what was asked, also a stream that there is not: the requester has to be able to read it.
+    is_stream = stream in _STREAMS or kind == GapFillKind.REPLY
+    if version != VERSION or kind not in _KINDS or not is_stream:
         raise UnsupportedVersionError(f"gap fill version {version}, kind {kind}, stream {stream}")
     trailer = TRAILER_BYTES if flags & FLAG_AUTHENTICATED else 0
     if len(datagram) != GAP_FILL_BYTES + trailer:
