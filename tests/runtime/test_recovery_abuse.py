@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+import uvloop
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "models"))
 
@@ -18,6 +19,7 @@ from tick_log import LARGE
 from tickerplant.core.messages import Stream
 from tickerplant.core.recovery_wire import (
     GAP_FILL_MAGIC,
+    Alive,
     GapFill,
     GapFillKind,
     Open,
@@ -142,6 +144,23 @@ async def test_a_client_that_is_gone_is_forgotten(plant):
                 await until(lambda: open_gauge(server) == 0, seconds=20)
         await until(lambda: server.server.followers == 0, seconds=20)
         await all_is_well(server, plant)
+
+
+def test_what_is_written_to_a_client_that_is_gone_is_lost_and_nothing_else(plant):
+    """Its answer may be about to write when the connection ends; the loop that recovery runs on raises then."""
+
+    async def lose_one() -> None:
+        async with recovery(plant.folder) as server:
+            async with RecoveryClient(server) as client:
+                await client.open()
+                client.send(StreamRequest(1, 0, plant.session, ALL))
+                await until(lambda: server.server.followers == 1, seconds=20)
+                (connection,) = server.server._connections
+            await until(lambda: open_gauge(server) == 0, seconds=20)
+            connection.send(Alive(1))
+            await all_is_well(server, plant)
+
+    uvloop.run(lose_one())
 
 
 async def test_slow_readers_of_streams_cost_a_bounded_buffer_and_time(

@@ -183,6 +183,9 @@ class Connection(asyncio.Protocol):
                 self._write(answer)
 
     def _write(self, data: bytes) -> None:
+        if self._transport.is_closing():
+            # The client is gone, and the answer is about to be cancelled: uvloop raises on a write now.
+            return
         self._transport.write(data)
         self._sent_ns = now_ns = time.monotonic_ns()
         self._owner.sent_bytes += len(data)
