@@ -20,6 +20,7 @@ COMMANDS = (
     "sim",
     "recovery",
     "store",
+    "sql",
     "tail",
     "top",
     "log",

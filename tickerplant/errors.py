@@ -2,6 +2,7 @@
 
     TickerplantError
      +-- ConfigurationError          the user's configuration or command line      exit 2
+     |    +-- UsageError             an argument that cannot be understood
      +-- MissingExtraError           a daemon command on a base install            exit 2
      +-- TemporaryError              try again later (clock, network, busy)        exit 75
      |    +-- ClockSkewError
@@ -21,6 +22,7 @@
      +-- StoreError                  the store, its database or its files           exit 1
      |    +-- StoreUnavailableError  not now: it is tried again                     exit 75
      |    +-- DamagedStoreError      a file of rows that is damaged or missing
+     |    +-- NoSuchBookError        a book that was never told, or not yet
      +-- FixedPointError             a decimal string that cannot be held exactly
      +-- WireError                   a datagram that is not valid KTP/1
           +-- ForeignDatagramError, TruncatedDatagramError, UnsupportedVersionError,
@@ -45,6 +47,10 @@ class ConfigurationError(TickerplantError):
     """The user's configuration or command line is wrong."""
 
     exit_code = EXIT_USAGE
+
+
+class UsageError(ConfigurationError):
+    """An argument of a command or a function that cannot be understood."""
 
 
 class MissingExtraError(ConfigurationError):
@@ -125,6 +131,10 @@ class StoreUnavailableError(StoreError):
 
 class DamagedStoreError(StoreError):
     """A file of rows that does not read, lacks rows, or is missing; the text names it."""
+
+
+class NoSuchBookError(StoreError):
+    """Nothing is stored of the book of a market at the time asked for."""
 
 
 class FixedPointError(TickerplantError):

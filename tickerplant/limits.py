@@ -467,6 +467,14 @@ STORE_UPKEEP_S = 5.0
 """How often it is looked for work that can wait, such as merging files, when there was none."""
 DEAD_LETTERS_MAX_BYTES = 64 * 1024 * 1024
 """Of rows that cannot be stored, kept with the reason; further ones are counted and dropped."""
+SQL_SHOWN_ROWS = 1_000
+"""Rows of an answer that are shown as a table unless told otherwise; the other formats have all."""
+SQL_BATCH_ROWS = 65_536
+"""Rows of an answer that are held at a time where it is written as it comes."""
+SQL_LISTING_ATTEMPTS = 3
+"""A question whose files were merged and removed under it is asked again so often in all; then it has failed."""
+BOOK_LATE_MAX_NS = 3_600 * 1_000_000_000
+"""Rows read so much later than the exchange says that they happened are not found by the book at an instant."""
 PARQUET_ROW_GROUP_ROWS = 131_072
 """Rows of a table that wait in memory for their row group; then it is written."""
 PARQUET_CONVERT_ROWS = 4_096

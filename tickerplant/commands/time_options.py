@@ -3,6 +3,9 @@
 import argparse
 from datetime import UTC, datetime
 
+from tickerplant import times
+from tickerplant.errors import UsageError
+
 _SECOND_NS = 1_000_000_000
 
 
@@ -11,18 +14,10 @@ def parse_time_ns(text: str) -> int:
 
     Raises what argparse turns into a usage error.
     """
-    if text.isascii() and text.isdigit():
-        return int(text)
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no time: write 2026-11-21T14:30:05 (UTC) or nanoseconds since 1970"
-        ) from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    seconds = int(moment.replace(microsecond=0).timestamp())
-    return seconds * _SECOND_NS + moment.microsecond * 1_000
+        return times.parse_time_ns(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def parse_session(text: str) -> int:

@@ -1,0 +1,66 @@
+"""Where stored rows are asked for: Parquet files through DuckDB, or a QuestDB server. One face for both."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import pyarrow as pa
+
+OHLC_SQL = """\
+SELECT make_timestamp_ns(period_ns) AS ts, ticker,
+  arg_min(price_e4, place) AS open_e4, max(price_e4) AS high_e4, min(price_e4) AS low_e4,
+  arg_max(price_e4, place) AS close_e4, CAST(sum(size_e2) AS BIGINT) AS volume_e2, count(*) AS trade_count
+FROM (SELECT ticker, price_e4, size_e2, epoch_ns(ts) // {period_ns} * {period_ns} AS period_ns,
+  row(ts, session, seq) AS place FROM {rows})
+GROUP BY period_ns, ticker ORDER BY period_ns, ticker"""
+"""In DuckDB's words: trades to open, high, low and close of each period."""
+OHLC_SCHEMA = pa.schema(
+    [
+        ("ts", pa.timestamp("ns")),
+        ("ticker", pa.string()),
+        *((name, pa.int64()) for name in ("open_e4", "high_e4", "low_e4", "close_e4")),
+        ("volume_e2", pa.int64()),
+        ("trade_count", pa.int64()),
+    ]
+)
+PERIODS_S: Mapping[str, int] = {"1m": 60, "5m": 300, "15m": 900, "1h": 3_600, "1d": 86_400}
+"""Lengths of a period, by their names."""
+
+
+class Span:
+    """The times, nanoseconds since 1970, that a question is about: from `start_ns`, before `end_ns`; None: any."""
+
+    def __init__(self, start_ns: int | None = None, end_ns: int | None = None) -> None:
+        self.start_ns = start_ns
+        self.end_ns = end_ns
+
+
+class Source(Protocol):
+    """Answers SQL over the tables of `core.tables`."""
+
+    def time_literal(self, time_ns: int) -> str:
+        """A time as SQL."""
+        ...
+
+    def query(self, sql: str, span: Span | None = None) -> pa.Table:
+        """All rows of the answer. Raises `StoreError`, `StoreUnavailableError`.
+
+        `span`: the question is about rows whose table's time lies in it; then others need not be looked at.
+        """
+        ...
+
+    def stream(self, sql: str) -> pa.RecordBatchReader:
+        """The answer bit by bit; read it before the next question. Raises as `query`, also while it is read."""
+        ...
+
+    def ohlc(self, rows_sql: str, period_ns: int, span: Span) -> pa.Table:
+        """`OHLC_SCHEMA` of the trades that `rows_sql` selects: ts, session, seq, ticker, price_e4, size_e2."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything; harmless the second time."""
+        ...
+
+
+def text_literal(text: str) -> str:
+    """A text as SQL."""
+    return "'" + text.replace("'", "''") + "'"
