@@ -347,7 +347,7 @@ def test_what_the_documents_show_works_on_a_running_plant(tmp_path: Path) -> Non
     """README strategy and loop hear a real plant, and the plant serves the metrics of the runbook."""
     network = free_network()
     where = f"group_a={network.group!r}, port={network.port}"
-    strategy, loop = python_blocks()
+    strategy, loop = python_blocks()[:2]
     programs = {
         "strategy": strategy.replace("run(Printer())", f"run(Printer(), {where})"),
         "loop": loop.replace("Subscriber(", f"Subscriber({where}, "),

@@ -41,6 +41,8 @@ EXTRA_MODULES = frozenset(
     }
 )
 """What the extra `daemon` installs, by import name."""
+HISTORY_MODULES = frozenset({"duckdb", "pyarrow"})
+"""Those of them that the smaller extra `history` installs."""
 EXIT_INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""
 EXIT_OUTPUT_CLOSED = 141
@@ -126,10 +128,11 @@ def _run(argv: Sequence[str] | None) -> int:
         missing = (error.name or "").partition(".")[0]
         if missing not in EXTRA_MODULES:
             raise
+        extra = "history" if missing in HISTORY_MODULES else "daemon"
         return _report(
             MissingExtraError(
                 f"this command needs {missing}, which is not installed: "
-                "pip install 'kalshi-tickerplant[daemon]'"
+                f"pip install 'kalshi-tickerplant[{extra}]'"
             )
         )
     except SystemExit as leaving:
