@@ -442,6 +442,8 @@ RECOVERY_RETRY_S = 1.0
 # --- store ----------------------------------------------------------------------------------------
 ROW_CLOCK_DIFFERENCE_MAX_NS = 24 * 3_600 * 1_000_000_000
 """Exchange time of a live trade so far from its receive time is none: the row takes the receive time."""
+QUESTDB_REFUSED_PER_BATCH_MAX = 100
+"""Rows that the server refuses one by one in a batch; with more of them it is not the rows' fault: the store waits."""
 QUESTDB_REQUEST_TIMEOUT_S = 30.0
 """One SQL statement of the store or of `tickerplant schema`; then the server counts as unavailable."""
 QUESTDB_ANSWER_MAX_BYTES = 64 * 1024**2

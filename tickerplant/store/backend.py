@@ -48,8 +48,12 @@ class Backend(Protocol):
         """Whether it is time to `commit`."""
         ...
 
-    def commit(self) -> Committed:
-        """Make durable what was taken. Raises `StoreUnavailableError`, as `take`."""
+    def commit(self, *, wait: bool = False) -> Committed:
+        """Make durable what was taken. Raises `StoreUnavailableError`, as `take`.
+
+        A backend that waits for acknowledgements may tell of what was taken now with a later call, for which it is
+        due; with `wait` it is told now.
+        """
         ...
 
     def discard(self) -> LogPosition | None:

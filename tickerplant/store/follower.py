@@ -4,6 +4,7 @@ The same for every backend, and without waiting of its own: `turn` does what the
 more. Used by one thread at a time.
 """
 
+from collections import deque
 from pathlib import Path
 
 from tickerplant.core.logformat import LogPosition, sent_ns_of
@@ -44,6 +45,8 @@ class LogFollower:
         self.undecodable_datagrams = 0
         self._read_bytes = read_bytes
         self._reader: LogReader | None = None
+        self._sent: deque[tuple[LogPosition, int]] = deque()
+        """What was taken and is not durable: up to where, and when the plant had sent it."""
 
     @property
     def is_open(self) -> bool:
@@ -75,13 +78,16 @@ class LogFollower:
             self._take(batch, now_ns)
         return batch is not None
 
-    def commit(self) -> None:
-        """Make durable what was taken. Raises `StoreUnavailableError` (`reopen`)."""
-        position, rejected = self.backend.commit()
+    def commit(self, *, wait: bool = False) -> None:
+        """Make durable what was taken, see `Backend.commit`. Raises `StoreUnavailableError` (`reopen`)."""
+        position, rejected = self.backend.commit(wait=wait)
         self.dead_letters.add_rows(rejected)
-        if position != self.durable:
-            self.commits += 1
-        self.durable, self.durable_sent_ns = position, self.taken_sent_ns
+        if position is None or position == self.durable:
+            return
+        self.commits += 1
+        self.durable = position
+        while self._sent and self._sent[0][0] <= position:
+            self.durable_sent_ns = self._sent.popleft()[1]
 
     def close(self) -> None:
         """Forget what is not durable, and close everything; harmless the second time."""
@@ -105,9 +111,11 @@ class LogFollower:
         self.datagrams += len(batch.records)
         if batch.records:
             self.taken_sent_ns = sent_ns_of(batch.records[-1][1])
+            self._sent.append((batch.position, self.taken_sent_ns))
 
     def _read_from(self, position: LogPosition | None) -> None:
         self.durable = position
+        self._sent.clear()
         self._reader = LogReader(self.folder, position, read_bytes=self._read_bytes)
 
     def _close_reader(self) -> None:

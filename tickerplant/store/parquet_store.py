@@ -126,7 +126,7 @@ class ParquetStore:
             or len(self._files) > PARQUET_DAYS_PER_CLOSING
         )
 
-    def commit(self) -> Committed:
+    def commit(self, *, wait: bool = False) -> Committed:  # it always waits
         """Make durable what was taken: up to which position everything is, and rows that cannot be stored.
 
         Raises `StoreUnavailableError`: `discard`, and offer everything after that position again.

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -15,17 +16,24 @@ from tickerplant.runtime.metrics import Metrics, MetricsServer
 from tickerplant.store.dead_letters import DeadLetters
 from tickerplant.store.parquet_backend import ParquetBackend
 from tickerplant.store.parquet_folder import store_folder
+from tickerplant.store.questdb_http import read_login
+from tickerplant.store.questdb_store import QuestDbBackend
 from tickerplant.store.service import StoreService
 
 _SECOND_NS = 1_000_000_000
+_MILLISECOND_NS = 1_000_000
 _TELL_SUPPRESSED_TURNS = 10
 
 
-def new_backend(store: StoreConfig, folder: Path) -> ParquetBackend:
-    """The backend of `store.backend`. Raises `ConfigurationError`."""
-    if store.backend != "parquet":
-        raise ConfigurationError(
-            f'store.backend = "{store.backend}": this version stores in Parquet files only; set it to "parquet"'
+def new_backend(store: StoreConfig, folder: Path) -> ParquetBackend | QuestDbBackend:
+    """The backend of `store.backend`."""
+    if store.backend == "questdb":
+        return QuestDbBackend(
+            store.conf,
+            partial(read_login, store.username, store.password_path),
+            folder,
+            batch_ns=store.batch_ms * _MILLISECOND_NS,
+            batch_rows=store.batch_rows,
         )
     return ParquetBackend(folder, close_ns=store.close_s * _SECOND_NS, close_rows=store.close_rows)
 

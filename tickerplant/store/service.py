@@ -63,7 +63,7 @@ class StoreService:
         await self.supervisor.close()
         try:
             if self.follower.is_open and not self._trouble:
-                await self._in_thread(self.follower.commit)
+                await self._in_thread(lambda: self.follower.commit(wait=True))
                 self._after_turn()
         except StoreError as error:
             # It is in the log, and the next start takes it from there.

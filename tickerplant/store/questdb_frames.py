@@ -1,0 +1,120 @@
+"""Rows as the data frames that QuestDB's client takes, columns as the server wants them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tickerplant.core.rows import Row
+from tickerplant.core.tables import ColumnType, Table
+from tickerplant.store.arrow_tables import to_arrow
+from tickerplant.store.backend import RejectedRow
+
+_UNFIT = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, ValueError)
+"""What Arrow raises for a value that a column cannot hold; a text that is no UTF-8 is a `ValueError`."""
+_NO_TIME = np.iinfo(np.int64).min
+"""As numpy has it: not a time."""
+
+
+def fitting_rows(
+    table: Table, rows: Sequence[Row]
+) -> tuple[pa.Table, list[Row], list[RejectedRow]]:
+    """Rows as columns, those rows, and the ones that no column holds or whose time is before 1970."""
+    try:
+        data = to_arrow(table, rows)
+    except _UNFIT:
+        return _sort_out(table, rows)
+    times = data[table.time].cast(pa.int64())
+    if times.null_count or (data.num_rows and pc.min(times).as_py() < 0):
+        return _sort_out(table, rows)
+    return data, list(rows), []
+
+
+def _sort_out(table: Table, rows: Sequence[Row]) -> tuple[pa.Table, list[Row], list[RejectedRow]]:
+    sound: list[Row] = []
+    rejected: list[RejectedRow] = []
+    for row in rows:
+        try:
+            to_arrow(table, [row])
+        except _UNFIT as error:
+            rejected.append(RejectedRow(table.name, row, str(error)))
+            continue
+        # The table's time is its first column.
+        if row[0] is None or row[0] < 0:
+            rejected.append(RejectedRow(table.name, row, f"{table.time} is before 1970"))
+        else:
+            sound.append(row)
+    return to_arrow(table, sound), sound, rejected
+
+
+def to_frame(table: Table, data: pa.Table) -> pd.DataFrame:
+    """`data` for `Sender.dataframe`; columns without any value are left out."""
+    columns = {
+        column.name: _SERIES[column.type](data[column.name].combine_chunks())
+        for column in table.columns
+        if data[column.name].null_count < data.num_rows
+    }
+    return pd.DataFrame(columns, copy=False)
+
+
+def symbols(table: Table, frame: pd.DataFrame) -> list[str]:
+    """The columns of `frame` that are symbols."""
+    return [
+        column.name
+        for column in table.columns
+        if column.type is ColumnType.SYMBOL and column.name in frame.columns
+    ]
+
+
+def _times(values: pa.Array) -> Any:
+    numbers = values.cast(pa.int64())
+    if numbers.null_count:
+        numbers = numbers.fill_null(_NO_TIME)
+    return numbers.to_numpy().view("datetime64[ns]")
+
+
+def _integers(values: pa.Array) -> Any:
+    if not values.null_count:
+        return values.to_numpy()
+    mask = values.is_null().to_numpy(zero_copy_only=False)
+    return pd.arrays.IntegerArray(values.fill_null(0).to_numpy(), mask)
+
+
+def _booleans(values: pa.Array) -> Any:
+    return values.fill_null(False).to_numpy(zero_copy_only=False)
+
+
+def _categories(values: pa.Array) -> Any:
+    encoded = values.dictionary_encode()
+    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    return pd.Categorical.from_codes(
+        codes, categories=encoded.dictionary.to_pylist(), validate=False
+    )
+
+
+def _texts(values: pa.Array) -> Any:
+    return pd.Series(values.to_pylist(), dtype=object)
+
+
+def _levels(values: pa.Array) -> Any:
+    arrays = [
+        None if one is None else np.array(one, dtype=np.float64).reshape(2, -1)
+        for one in values.to_pylist()
+    ]
+    series = pd.Series([None] * len(arrays), dtype=object)
+    for index, one in enumerate(arrays):
+        series.iat[index] = one
+    return series
+
+
+_SERIES = {
+    ColumnType.TIME: _times,
+    ColumnType.INTEGER: _integers,
+    ColumnType.BOOLEAN: _booleans,
+    ColumnType.SYMBOL: _categories,
+    ColumnType.TEXT: _texts,
+    ColumnType.LEVELS: _levels,
+}

@@ -1,0 +1,388 @@
+"""QuestDB as a backend of the store: batches by the official ILP client over HTTP, each acknowledged or sent again.
+
+One batch is on its way, in a thread of its own, while the next one is collected. A batch that was written and not
+acknowledged is written again: the tables' DEDUP keys, which come from the log, make that harmless. How far the log is
+in the database is kept in a file beside the dead letters, together with the id of the database: another database is
+filled from the oldest record of the log.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import pandas as pd
+from questdb import QuestDBError, QuestDBErrorCode, Sender
+
+from tickerplant.core.logformat import LogPosition
+from tickerplant.core.rows import Row, Rows
+from tickerplant.core.tables import TABLES, Table
+from tickerplant.errors import CredentialsError, StoreError, StoreUnavailableError
+from tickerplant.limits import QUESTDB_REFUSED_PER_BATCH_MAX
+from tickerplant.store.backend import Committed, RejectedRow
+from tickerplant.store.parquet_folder import take_lock
+from tickerplant.store.questdb_frames import fitting_rows, symbols, to_frame
+from tickerplant.store.questdb_http import Login, QuestDbHttp
+from tickerplant.store.schema import MATERIALIZED_VIEWS
+from tickerplant.store.schema_check import LiveSchema, blocking, compare, read_schema
+
+POSITION_FILE = "questdb-position.json"
+_LINE = re.compile(r'"line"\s*:\s*(\d+)')
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    """Content of the position file."""
+
+    database_id: str
+    session: int
+    ordinal: int
+    offset: int
+
+
+class _Part(NamedTuple):
+    """The rows of one table in a batch, and the same as a frame."""
+
+    table: Table
+    rows: list[Row]
+    frame: pd.DataFrame
+
+
+class _Batch(NamedTuple):
+    """What one request holds; `position` is the end of it in the log."""
+
+    parts: list[_Part]
+    position: LogPosition
+
+
+class QuestDbBackend:
+    """The writer; `open` first. See `backend.Backend`."""
+
+    def __init__(
+        self,
+        conf: str,
+        read_login: Callable[[], Login],
+        folder: Path,
+        *,
+        batch_ns: int,
+        batch_rows: int,
+    ) -> None:
+        """Sends rows when the oldest is `batch_ns` old, or at `batch_rows`. `folder` is the store's; opens nothing."""
+        self.batches = 0
+        self.rows_written = 0
+        self.rows_rejected = 0
+        self.resumed_tables = 0
+        self.suspended: dict[str, str] = {}
+        """Tables whose rows the server does not apply, and why."""
+        self.wal_pending_rows = 0
+        self.folder = folder
+        self._conf = conf
+        self._read_login = read_login
+        self._path = folder / POSITION_FILE
+        self._batch_ns = batch_ns
+        self._batch_rows = batch_rows
+        self._lock = -1
+        self._database_id = ""
+        self._server: QuestDbHttp | None = None
+        self._sender: Sender | None = None
+        self._writer = ThreadPoolExecutor(1, "store-writer")
+        self._writing: Future[Committed] | None = None
+        self._durable: LogPosition | None = None
+        self._told: LogPosition | None = None
+        self._kept: LogPosition | None = None
+        self._taken: LogPosition | None = None
+        self._sent: LogPosition | None = None
+        self._waiting: Rows = {}
+        self._row_count = 0
+        self._begun_ns = 0
+
+    # --- as the service sees it -------------------------------------------------------------------
+
+    def open(self) -> LogPosition | None:
+        """Connect, look at the schema, and return from where the log is to be read; None: its start.
+
+        Raises `StoreUnavailableError`, whatever is wrong with the server, its schema or our password; `StoreError` if
+        another store uses the folder.
+        """
+        if self._lock < 0:
+            self._lock = take_lock(self._path.parent)
+        try:
+            login = self._read_login()
+            self._server = QuestDbHttp(self._conf, login)
+            live = read_schema(self._server)
+            self._check_schema(live)
+            self._resume_tables()
+            self._connect(login)
+        except QuestDBError as error:
+            raise self._unavailable(error) from error
+        except (CredentialsError, StoreError) as error:
+            raise StoreUnavailableError(str(error)) from error
+        self._forget()
+        self._database_id = live.database_id
+        self._durable = self._taken = self._sent = self._told = self._kept = self._load()
+        return self._durable
+
+    def take(self, rows: Rows, position: LogPosition, now_ns: int) -> list[RejectedRow]:
+        """Take the rows of the log up to `position`. Rows that cannot be stored are told by `commit`."""
+        if self._taken == self._sent:
+            self._begun_ns = now_ns
+        for name, fresh in rows.items():
+            self._waiting.setdefault(name, []).extend(fresh)
+            self._row_count += len(fresh)
+        self._taken = position
+        return []
+
+    def is_due(self, now_ns: int) -> bool:
+        """Whether rows are to be sent, or an acknowledgement has come."""
+        if self._writing is not None and self._writing.done():
+            return True
+        if self._taken == self._sent:
+            return False
+        return self._row_count >= self._batch_rows or now_ns - self._begun_ns >= self._batch_ns
+
+    def commit(self, *, wait: bool = False) -> Committed:
+        """Send what was taken; tells what was acknowledged before, with `wait` everything.
+
+        Raises `StoreUnavailableError`: `discard`.
+        """
+        # By now the rejected rows of the last answer are among the dead letters.
+        self._keep()
+        if self._suspended_reason:
+            raise StoreUnavailableError(self._suspended_reason)
+        rejected = self._collect()
+        if self._taken is not None and self._taken != self._sent:
+            batch, unfit = self._batch(self._taken)
+            rejected += unfit
+            self._sent = self._taken
+            self._writing = self._writer.submit(self._write, batch)
+        if wait:
+            rejected += self._collect()
+        self.rows_rejected += len(rejected)
+        self._told = self._durable
+        return Committed(self._durable, rejected)
+
+    def discard(self) -> LogPosition | None:
+        """Forget what was not acknowledged, and connect anew. Raises as `open`."""
+        if self._writing is not None:
+            with suppress(StoreError):
+                self._writing.result()
+            self._writing = None
+        self._forget()
+        self._disconnect()
+        return self.open()
+
+    def upkeep(self) -> bool:
+        """Ask the server how it is; False, there is never more to do. Raises `StoreError`."""
+        server = self._server
+        # What keeps the server from answering keeps it from taking rows too, and is told then.
+        with suppress(StoreUnavailableError, CredentialsError):
+            if server is not None:
+                self.suspended = _suspended(server)
+                [[pending]] = server.execute("SELECT sum(wal_pending_row_count) FROM tables()")
+                self.wal_pending_rows = pending or 0
+        return False
+
+    def close(self) -> None:
+        """Wait for what is on its way, and disconnect; harmless the second time."""
+        self._writer.shutdown()
+        with suppress(StoreUnavailableError):
+            self._keep()
+        self._disconnect()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def counters(self) -> dict[str, int]:
+        """For the metrics."""
+        return {
+            "batches": self.batches,
+            "rows_written": self.rows_written,
+            "rows_rejected": self.rows_rejected,
+            "resumed_tables": self.resumed_tables,
+        }
+
+    def gauges(self) -> dict[str, int]:
+        """For the metrics."""
+        return {
+            "pending_rows": self._row_count,
+            "wal_pending_rows": self.wal_pending_rows,
+            "suspended_tables": len(self.suspended),
+        }
+
+    # --- the server -------------------------------------------------------------------------------
+
+    def _check_schema(self, live: LiveSchema) -> None:
+        """Raises `StoreUnavailableError` if the store cannot work with it."""
+        wrong = blocking(compare(live, 0))
+        if wrong:
+            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+            raise StoreUnavailableError(
+                f"QuestDB {self._address}: {wrong[0].text}{more}: run `tickerplant schema diff`, then "
+                "`tickerplant schema apply`"
+            )
+
+    def _resume_tables(self) -> None:
+        """Have the server go on with suspended tables. Raises `StoreUnavailableError` while there are any."""
+        assert self._server is not None
+        for table in _suspended(self._server):
+            self._server.execute(f"ALTER TABLE {table} RESUME WAL")
+            self.resumed_tables += 1
+        self.suspended = _suspended(self._server)
+        if self._suspended_reason:
+            raise StoreUnavailableError(self._suspended_reason)
+
+    @property
+    def _suspended_reason(self) -> str:
+        if not self.suspended:
+            return ""
+        table, reason = next(iter(self.suspended.items()))
+        return (
+            f"QuestDB {self._address}: table {table} is suspended ({reason or 'no reason given'}): see the server's "
+            "log; it is resumed with each attempt"
+        )
+
+    @property
+    def _address(self) -> str:
+        return self._server.address if self._server is not None else self._conf
+
+    def _connect(self, login: Login) -> None:
+        """Raises `QuestDBError`."""
+        self._disconnect()
+        arguments: dict[str, Any] = login.sender_arguments()
+        sender = Sender.from_conf(self._conf, auto_flush=False, retry_timeout=0, **arguments)
+        sender.establish()  # type: ignore[no-untyped-call]  # the client types no method without arguments
+        self._sender = sender
+
+    def _disconnect(self) -> None:
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            sender.close(flush=False)
+
+    def _unavailable(self, error: QuestDBError) -> StoreUnavailableError:
+        words = " ".join(str(error).split())[:300]
+        return StoreUnavailableError(f"QuestDB {self._address}: {words}")
+
+    # --- a batch ----------------------------------------------------------------------------------
+
+    def _batch(self, position: LogPosition) -> tuple[_Batch, list[RejectedRow]]:
+        rejected: list[RejectedRow] = []
+        parts = []
+        for name, waiting in self._waiting.items():
+            table = TABLES[name]
+            data, rows, unfit = fitting_rows(table, waiting)
+            rejected += unfit
+            if rows:
+                parts.append(_Part(table, rows, to_frame(table, data)))
+        self._waiting, self._row_count = {}, 0
+        return _Batch(parts, position), rejected
+
+    def _collect(self) -> list[RejectedRow]:
+        """Wait for the batch on its way; what of it was refused. Raises `StoreUnavailableError`."""
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return []
+        committed = writing.result()
+        self._durable = committed.position
+        return committed.rejected
+
+    def _write(self, batch: _Batch) -> Committed:
+        """In the writer's thread: all but the rows that the server refuses. Raises `StoreUnavailableError`."""
+        sender, parts = self._sender, batch.parts
+        assert sender is not None
+        rejected: list[RejectedRow] = []
+        while True:
+            try:
+                for table, _rows, frame in parts:
+                    sender.dataframe(
+                        frame, table_name=table.name, symbols=symbols(table, frame), at=table.time
+                    )
+                sender.flush()
+                break
+            except QuestDBError as error:
+                refused, parts = self._without_refused(parts, error)
+                rejected.append(refused)
+                if len(rejected) > QUESTDB_REFUSED_PER_BATCH_MAX:
+                    raise StoreUnavailableError(
+                        f"QuestDB {self._address} refuses too many rows of a batch, at last: {refused.reason}"
+                    ) from error
+        self.batches += 1
+        self.rows_written += sum(len(part.rows) for part in parts)
+        return Committed(batch.position, rejected)
+
+    def _without_refused(
+        self, parts: list[_Part], error: QuestDBError
+    ) -> tuple[RejectedRow, list[_Part]]:
+        """The row that the server named, and the rest. Raises `StoreUnavailableError` if it is no row's fault."""
+        match = _LINE.search(str(error))
+        if error.code != QuestDBErrorCode.ServerFlushError or match is None:
+            raise self._unavailable(error) from error
+        assert self._server is not None
+        try:
+            self._check_schema(read_schema(self._server))
+        except CredentialsError as refusal:
+            raise StoreUnavailableError(str(refusal)) from refusal
+        index = int(match[1]) - 1
+        for number, (table, rows, _frame) in enumerate(parts):
+            if 0 <= index < len(rows):
+                rest = rows[:index] + rows[index + 1 :]
+                refused = RejectedRow(table.name, rows[index], _reason(error))
+                data, rest, _ = fitting_rows(table, rest)
+                fresh = [_Part(table, rest, to_frame(table, data))] if rest else []
+                return refused, parts[:number] + fresh + parts[number + 1 :]
+            index -= len(rows)
+        raise self._unavailable(error) from error
+
+    def _forget(self) -> None:
+        self._waiting, self._row_count = {}, 0
+
+    # --- position ---------------------------------------------------------------------------------
+
+    def _load(self) -> LogPosition | None:
+        """None if there is none for this database, or none that can be read: rows that are there are written again."""
+        try:
+            kept = msgspec.json.decode(self._path.read_bytes(), type=_Kept)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        if kept.database_id != self._database_id:
+            return None
+        return LogPosition(kept.session, kept.ordinal, kept.offset)
+
+    def _keep(self) -> None:
+        """Keep the position that was told last. Raises `StoreUnavailableError`."""
+        position = self._told
+        if position is None or position == self._kept:
+            return
+        fresh = self._path.with_suffix(".new")
+        try:
+            fresh.write_bytes(msgspec.json.encode(_Kept(self._database_id, *position)))
+            fresh.replace(self._path)
+        except OSError as error:
+            raise StoreUnavailableError(
+                f"store: {self._path}: {error.strerror}: free some space or make it writable"
+            ) from error
+        self._kept = position
+
+
+def _suspended(server: QuestDbHttp) -> dict[str, str]:
+    """Suspended tables of the database and why. Raises as `QuestDbHttp.execute`."""
+    rows = server.execute("SELECT name, errorTag, errorMessage FROM wal_tables() WHERE suspended")
+    return {
+        name: " ".join(f"{tag or ''} {message or ''}".split())
+        for name, tag, message in rows
+        if name in TABLES or name in MATERIALIZED_VIEWS
+    }
+
+
+def _reason(error: QuestDBError) -> str:
+    """The server's words."""
+    text = str(error)
+    start = text.find("{")
+    try:
+        message = json.loads(text[start:])["message"] if start >= 0 else text
+    except (ValueError, KeyError):
+        message = text
+    return " ".join(str(message).split())[:500]
