@@ -465,6 +465,8 @@ STORE_TAIL_S = 0.02
 STORE_RETRY_S = 1.0
 STORE_RETRY_MAX_S = 30.0
 """Database or disk cannot take rows: tried again after so long, twice as long each time, at most the second."""
+STORE_STOP_TIMEOUT_S = 3.0
+"""How long the store goes on with the rest of the log when it is told to stop; what remains is for its next start."""
 STORE_UPKEEP_S = 5.0
 """How often it is looked for work that can wait, such as merging files, when there was none."""
 DEAD_LETTERS_MAX_BYTES = 64 * 1024 * 1024

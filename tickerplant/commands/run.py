@@ -94,6 +94,11 @@ def companions_of(loaded: "LoadedConfig") -> "list[CompanionSpec]":
 
     config = loaded.config
     specs = []
+    if config.store.enabled and config.ticklog.enabled:
+        command = tickerplant_command(
+            "store", *loaded.frozen(("metrics", "ticklog", "store", "log"))
+        )
+        specs.append(CompanionSpec("store", command))
     if config.recovery.enabled and config.ticklog.enabled:
         sections = ("publish", "metrics", "ticklog", "recovery", "log")
         command = tickerplant_command("recovery", *loaded.frozen(sections))

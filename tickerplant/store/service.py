@@ -16,7 +16,13 @@ import structlog
 
 from tickerplant.core.logformat import LogPosition
 from tickerplant.errors import StoreError, StoreUnavailableError
-from tickerplant.limits import STORE_RETRY_MAX_S, STORE_RETRY_S, STORE_TAIL_S, STORE_UPKEEP_S
+from tickerplant.limits import (
+    STORE_RETRY_MAX_S,
+    STORE_RETRY_S,
+    STORE_STOP_TIMEOUT_S,
+    STORE_TAIL_S,
+    STORE_UPKEEP_S,
+)
 from tickerplant.runtime.health import Readiness
 from tickerplant.runtime.logfolder import store_position
 from tickerplant.runtime.supervise import Supervisor
@@ -26,6 +32,7 @@ from tickerplant.store.follower import LogFollower
 
 _Result = TypeVar("_Result")
 
+_SECOND_NS = 1_000_000_000
 CONSUMER = "store"
 """Name of the store's position in the log's folder; the log is kept from there on."""
 
@@ -63,15 +70,22 @@ class StoreService:
         await self.supervisor.close()
         try:
             if self.follower.is_open and not self._trouble:
-                await self._in_thread(lambda: self.follower.commit(wait=True))
+                await self._in_thread(self._take_rest)
                 self._after_turn()
-        except StoreError as error:
+        except (StoreError, OSError) as error:
             # It is in the log, and the next start takes it from there.
             self.log.warning("store_unavailable", reason=str(error), retry_s=0)
         finally:
             self._executor.submit(self.follower.close)
             self._executor.shutdown()
             self._upkeep_executor.shutdown()
+
+    def _take_rest(self) -> None:
+        """What is in the log now, for a bounded time, and make it durable."""
+        deadline_ns = time.monotonic_ns() + int(STORE_STOP_TIMEOUT_S * _SECOND_NS)
+        while time.monotonic_ns() < deadline_ns and self.follower.turn(time.monotonic_ns()):
+            pass
+        self.follower.commit(wait=True)
 
     def readiness(self) -> Readiness:
         """For `/ready`: whether it keeps up with the log."""
