@@ -26,6 +26,7 @@ class CheckpointKeeper:
         self._ticklog = ticklog
         self._interval_ns = int(interval_s * _SECOND_NS)
         self._log = log
+        self._writing = asyncio.Lock()
         self._written_at = begin.position if begin.is_from_checkpoint else None
         self._due_ns = time.monotonic_ns() + self._interval_ns
         if begin.position is not None and not begin.is_from_checkpoint:
@@ -42,7 +43,14 @@ class CheckpointKeeper:
             await self.write()
 
     async def write(self) -> None:
-        """One checkpoint of the books as they are now; what goes wrong is told, and tried again later."""
+        """One checkpoint of the books as they are now; what goes wrong is told, and tried again later.
+
+        Waits for one that is being written, so that the end of the process does not cut it off.
+        """
+        async with self._writing:
+            await self._write()
+
+    async def _write(self) -> None:
         state, boundary = self._ticklog.state, self._ticklog.tail.boundary
         self._due_ns = time.monotonic_ns() + self._interval_ns
         if boundary is None or not state.session or boundary == self._written_at:
