@@ -22,9 +22,9 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 COMMAND = Path(sys.executable).with_name("tickerplant")
 SUBSCRIBER = Path(__file__).with_name("subscriber_process.py")
-START_TIMEOUT_S = 30.0
-STOP_TIMEOUT_S = 20.0
-HTTP_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 30.0
+HTTP_TIMEOUT_S = 30.0
 _SAMPLE = re.compile(r"tickerplant_(\S+?)(?:_total)?(\{[^}]*\})? (\S+)")
 _networks = itertools.count()
 _T = TypeVar("_T")

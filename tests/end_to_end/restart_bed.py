@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from processes import Network, Plant, Settings, Simulation, SubscriberProcess, merged, wait_for
+from processes import (
+    Network,
+    Plant,
+    Process,
+    Settings,
+    Simulation,
+    SubscriberProcess,
+    merged,
+    wait_for,
+)
 
 from tickerplant.core.messages import SessionStart
 from tickerplant.core.wire import Header, Kind, decode_body, decode_header
@@ -49,6 +58,16 @@ def kill(plant: Plant) -> None:
     """SIGKILL, at once."""
     plant.process.send_signal(signal.SIGKILL)
     assert plant.process.wait(10) == -signal.SIGKILL
+
+
+def waited_for_core_s(process: Process) -> float:
+    """How long its main thread could have run and had no core: the load of this machine, none of its own doing."""
+    try:
+        _ran_ns, waited_ns, _slices = Path(f"/proc/{process.pid}/schedstat").read_text().split()
+    except FileNotFoundError:
+        # A kernel without these figures.
+        return 0.0
+    return int(waited_ns) / 1e9
 
 
 def log_folder(folder: Path) -> Path:

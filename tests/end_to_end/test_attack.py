@@ -76,7 +76,7 @@ def published(folder: Path) -> dict[Stream, list[Any]]:
 
 async def until(condition: Callable[[], object], what: str) -> None:
     """Returns as soon as it holds; fails after 20 s."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline, what
         await asyncio.sleep(0.02)

@@ -49,7 +49,7 @@ from tickerplant_kalshi.directory import MarketDirectory, MarketRecord
 from tickerplant_kalshi.feed import KalshiFeed
 from tickerplant_kalshi.selection import Selection
 
-CHECK_TIMEOUT_S = 20.0
+CHECK_TIMEOUT_S = 60.0
 CHAINS_AT_ONCE = 3
 
 

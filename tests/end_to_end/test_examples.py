@@ -27,7 +27,7 @@ SIDS = {
 }
 """The sids of the examples."""
 TICKERS = ("KXDEMOTEMP-26NOV21-T58", "KXDEMOTEMP-26NOV21-T60")
-STEP_TIMEOUT_S = 10.0
+STEP_TIMEOUT_S = 30.0
 WATCHED_OF_PLANT = (
     "plant_snapshots_applied",
     "plant_books_gone_stale",

@@ -94,7 +94,7 @@ class Scene:
         """For the `times`-th time logging has resumed, and the subscriber has all books in the new session."""
         wait_for(lambda: len(self.plant.events("ticklog_on")) >= times, "logging resumed")
         self.plant.wait_ready()
-        assert wait_equal(self.simulation, self.subscriber, 15) >= 30
+        assert wait_equal(self.simulation, self.subscriber, 60) >= 30
         newest = self.plant.events("session_begins")[-1]
         assert newest["log_on"] is True
         changes = [

@@ -17,9 +17,11 @@ from restart_bed import (
     start_plant,
     variant,
     wait_equal,
+    waited_for_core_s,
 )
 from wire_recorder import WireRecorder
 
+from tickerplant.core.logformat import RECORD_HEADER_BYTES
 from tickerplant.core.wire import Kind, decode_header
 from tickerplant.runtime.logfolder import segment_names
 
@@ -42,6 +44,7 @@ def network() -> Network:
     return free_network()
 
 
+@pytest.mark.timeout(300)
 def test_killed_at_random_moments(
     tmp_path: Path, simulation: Simulation, network: Network, kills: int, kill_seed: int
 ) -> None:
@@ -59,7 +62,7 @@ def test_killed_at_random_moments(
                 kill(plant)
         with start_plant(tmp_path, network, simulation, name="plant-last") as last:
             last.wait_ready()
-            books = wait_equal(simulation, subscriber, 20)
+            books = wait_equal(simulation, subscriber, 60)
             assert last.stop() == 0
         report = assert_sound(log_folder(tmp_path))
     assert books >= 50
@@ -111,14 +114,16 @@ def test_a_torn_tail_is_cut_and_told(
     whole = read_log(folder)
     newest = folder / str(segment_names(folder)[-1])
     size = newest.stat().st_size
-    torn = newest.read_bytes()[300:1_300] + bytes(4_096)
+    record = newest.read_bytes()[-RECORD_HEADER_BYTES - len(whole[-1]) :]
+    assert record.endswith(whole[-1])
+    torn = record[: len(record) // 2] + bytes(4_096)
     with newest.open("ab") as file:
-        file.write(torn[300:])
+        file.write(torn)
     with start_plant(tmp_path, network, simulation, name="next") as following:
         following.wait_ready()
         (cut,) = following.events("ticklog_tail_cut")
         following.stop()
-    assert cut["bytes"] == len(torn) - 300
+    assert cut["bytes"] == len(torn)
     assert newest.stat().st_size == size
     datagrams = read_log(folder)
     assert datagrams[: len(whole)] == whole
@@ -161,7 +166,7 @@ def test_two_plants_started_together_on_one_group(
 
             (left,) = wait_for(survivors, "one of two giving way")
             plants[left].wait_ready()
-            wait_equal(simulation, subscriber, 20)
+            wait_equal(simulation, subscriber, 60)
             assert plants[left].stop() == 0
     lower, higher = plants[1 - left], plants[left]
     assert lower.wait() == 1
@@ -177,19 +182,25 @@ def test_two_plants_started_together_on_one_group(
 def test_two_thousand_markets_are_ready_within_ten_seconds(
     tmp_path: Path, network: Network
 ) -> None:
-    """After kill -9, with a log of the session before to read."""
+    """After kill -9, with a log of the session before to read. What others take of the cores does not count."""
     options = ("--markets", "2000", "--rate", "1000", "--window", "0")
     with Simulation(tmp_path / "sim", *options) as exchange:
         with start_plant(tmp_path, network, exchange, command=(COMMAND, "run")) as plant:
             plant.wait_ready()
             kill(plant)
-        started_s = time.monotonic()
+        started_s, waited_s = time.monotonic(), waited_for_core_s(exchange)
         again = start_plant(tmp_path, network, exchange, command=(COMMAND, "run"), name="again")
         with again:
             again.wait_ready()
             seconds = time.monotonic() - started_s
-            (ready,) = [one for one in again.events("feed_phase") if one["phase"] == "ready"]
+            waited_s = waited_for_core_s(exchange) + waited_for_core_s(again) - waited_s
+            ready = wait_for(
+                lambda: next(
+                    (one for one in again.events("feed_phase") if one["phase"] == "ready"), None
+                ),
+                "the log telling that it is ready",
+            )
             assert again.stop() == 0
     assert ready["books"] >= 1_950
-    assert seconds < READY_MAX_S
+    assert seconds - waited_s < READY_MAX_S
     assert len(assert_sound(log_folder(tmp_path)).sessions) == 2

@@ -75,9 +75,9 @@ async def running(*work: Awaitable[None]) -> AsyncIterator[None]:
 
 async def until(condition: Callable[[], object]) -> None:
     """Return as soon as `condition()` holds; fail after five seconds."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen within five seconds"
+        assert time.monotonic() < deadline, "it did not happen within thirty seconds"
         await asyncio.sleep(0.002)
 
 

@@ -1,5 +1,7 @@
 """Silence: of the socket, of one sid, and the probes that tell a quiet market from a dead subscription."""
 
+import sys
+
 import pytest
 from connection_bed import (
     ALL_CHANNELS,
@@ -128,7 +130,8 @@ def test_a_listing_nested_to_the_recursion_limit_is_no_crash(bed):
     """Wherever the limit is met, in the frame or in its rows, it is an unusable frame."""
     bed.advance(SUBSCRIPTION_SILENCE_NS / SECOND + 11)
     probe = next(c for c in bed.commands() if action_of(c) == "list_subscriptions")
-    nests = [b"[" * depth + b"]" * depth for depth in range(1_000, 800, -1)]
+    limit = sys.getrecursionlimit()
+    nests = [b"[" * depth + b"]" * depth for depth in range(limit, limit - 200, -1)]
     for nest in nests:
         bed.feed(b'{"type":"ok","id":%d,"msg":%b}' % (probe["id"], nest))
     # Which decoder meets the limit first depends on how deep the caller stands.

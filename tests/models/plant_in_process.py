@@ -115,12 +115,12 @@ async def running(daemon: Daemon) -> AsyncIterator[asyncio.Task[None]]:
 
 async def until(condition: Callable[[], object], task: asyncio.Task[None] | None = None) -> None:
     """Return as soon as `condition()` holds; fail after ten seconds, or with what `task` raised."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not condition():
         if task is not None and task.done():
             task.result()
             pytest.fail("the daemon stopped")
-        assert time.monotonic() < deadline, "it did not happen within ten seconds"
+        assert time.monotonic() < deadline, "it did not happen within thirty seconds"
         await asyncio.sleep(0.005)
 
 

@@ -36,7 +36,7 @@ from tickerplant.core.wire import FLAG_RETRANSMITTED, decode_header
 from tickerplant.runtime.recovery import RecoveryOptions, RecoveryService
 
 LOOPBACK = "127.0.0.1"
-SECONDS_MAX = 10.0
+SECONDS_MAX = 30.0
 
 
 @asynccontextmanager

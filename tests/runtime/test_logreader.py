@@ -36,7 +36,7 @@ def write_segments(folder: Path, segments: int = 3, session: int = SESSION) -> l
     """A session of that many segments, about 16 KiB each; its datagrams."""
     sender, written = Sender(session), []
     with begun(folder, session) as ticklog:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while ticklog.rotations < segments - 1:
             assert time.monotonic() < deadline
             written.append(sender.data(count=random.randint(1, 20))[1])

@@ -27,7 +27,7 @@ from tickerplant.key_file import add_key, make_key_file, read_keys, sign_with
 from tickerplant.runtime.checkpoints import checkpoint_positions
 from tickerplant.runtime.logfolder import load_position
 
-SECONDS_MAX = 20.0
+SECONDS_MAX = 30.0
 
 
 class Recovery:

@@ -48,7 +48,7 @@ class Simulation:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.communicate(timeout=10)
+        self.process.communicate(timeout=30)
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +99,8 @@ class Plant:
         return [json.loads(line) for line in self.lines if line.startswith("{")]
 
     def wait_for(self, event: str, **fields: object) -> dict[str, object]:
-        """The first such event. Fails after fifteen seconds or when the process ends."""
-        deadline = time.monotonic() + 15
+        """The first such event. Fails after thirty seconds or when the process ends."""
+        deadline = time.monotonic() + 30
         while True:
             for one in self.events():
                 if one["event"] == event and fields.items() <= one.items():

@@ -316,7 +316,7 @@ def fill(ticklog, sender: Sender, segments: int) -> list[bytes]:
     """Append until that many rotations have taken place."""
     wanted = ticklog.rotations + segments
     appended = []
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while ticklog.rotations < wanted:
         assert time.monotonic() < deadline, ticklog.status()
         flush = [sender.data(count=20)]

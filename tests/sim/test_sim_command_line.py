@@ -59,7 +59,7 @@ def test_starts_prints_where_it_listens_and_ends_cleanly(
     with urllib.request.urlopen(f"{told['rest']}/exchange/status", timeout=5) as response:
         assert json.load(response)["trading_active"] is True
     process.send_signal(number)
-    assert process.wait(timeout=10) == 0
+    assert process.wait(timeout=30) == 0
     assert process.stderr is not None
     assert process.stderr.read() == ""
 

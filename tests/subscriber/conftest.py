@@ -216,7 +216,7 @@ class PlantProcess:
 
     def stop(self) -> None:
         self._child.kill()
-        self._child.communicate(timeout=5)
+        self._child.communicate(timeout=30)
 
 
 @pytest.fixture

@@ -301,7 +301,7 @@ def test_run_ends_cleanly_on_signals(
             sender.messages(Stream.BBO, 1, [Bbo(T, 1, 0, 0, 4_000, 1, 5_000, 1, 1)])
             assert child.stdout.readline() == f"{T} 4000 5000\n"
             child.send_signal(number)
-            output, errors = child.communicate(timeout=10)
+            output, errors = child.communicate(timeout=30)
         finally:
             child.kill()
     assert (output, errors, child.returncode) == ("stopped\nreturned\n", "", 0)
