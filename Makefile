@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find tickerplant feeds subscribers config -type f -not -path '*/__pycache__/*' 2>/dev/null)
 ARGS ?=
+# Processes that the tests are divided among, whole files to each; 0: all in one.
+JOBS ?= 2
 
 .PHONY: help install demo test lint types bench soak fuzz questdb clean
 
@@ -30,8 +32,8 @@ $(VENV)/.installed: $(VENV)/.dependencies $(SOURCES) README.md LICENSE
 demo: $(VENV)/.installed ## simulated exchange, plant and live view; ARGS='--for 10s' prints a summary instead
 	@$(BIN)/tickerplant demo $(ARGS)
 
-test: $(VENV)/.installed ## run the tests against the installed package; ARGS goes to pytest
-	$(BIN)/pytest $(ARGS)
+test: $(VENV)/.installed ## run the tests against the installed package; ARGS goes to pytest, JOBS=0 is one process
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.installed types ## ruff (format and rules), import contracts, types
 	$(BIN)/ruff format --check .

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+LONG_FOLDERS = ("soak", "bench", "end_to_end", "packaging")
+"""Their files take longest."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -14,6 +16,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kill-seed", type=int, default=1, help="draws when it is killed")
     parser.addoption("--seeds", type=int, default=2, help="seeds of each lossy network")
     parser.addoption("--first-seed", type=int, default=0, help="the first of them")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes share the files, the long ones come first, so that none is left over at the end."""
+    if hasattr(config, "workerinput"):
+        tests = PROJECT_ROOT / "tests"
+        items.sort(key=lambda item: item.path.relative_to(tests).parts[0] not in LONG_FOLDERS)
 
 
 @pytest.fixture
