@@ -27,6 +27,7 @@ COMMANDS = (
     "schema",
     "capture",
     "replay",
+    "record",
     "audit",
     "doctor",
     "check_config",

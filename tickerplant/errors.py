@@ -19,6 +19,7 @@
      |    +-- DamagedCheckpointError a checkpoint of recovery that does not verify
      +-- CaptureError                the folder of the raw capture unusable        exit 1
      |    +-- DamagedCaptureError    a capture that is cut short or does not verify
+     +-- RecordingError              the folder of a recording unusable            exit 1
      +-- StoreError                  the store, its database or its files           exit 1
      |    +-- StoreUnavailableError  not now: it is tried again                     exit 75
      |    +-- DamagedStoreError      a file of rows that is damaged or missing
@@ -117,6 +118,10 @@ class CaptureError(TickerplantError):
 
 class DamagedCaptureError(CaptureError):
     """A capture that is cut short, does not verify, or was made by a program that this one does not know."""
+
+
+class RecordingError(TickerplantError):
+    """The folder of a recording cannot be used, is held by another recorder, or holds none."""
 
 
 class StoreError(TickerplantError):

@@ -500,6 +500,22 @@ AUDIT_FINDINGS_KEPT = 1_000
 AUDIT_STALE_TOLD_WITHIN_NS = 60_000_000_000
 """A hole upstream waits for the pace before it is told of each book; later than this the audit calls it untold."""
 
+# --- recorder -------------------------------------------------------------------------------------
+RECORDING_INDEX_STEP_BYTES = 256 * 1024
+"""Least distance of two entries of a recording's index: what is read through to find a place."""
+RECORDING_INDEX_MAX_BYTES = 16 * 1024 * 1024
+"""Of one index (about 260,000 entries, 64 GiB of segment), that are read; places beyond are found by reading on."""
+RECORDING_EVENTS_MAX_BYTES = 16 * 1024 * 1024
+"""Events of one session kept beside a recording; further ones are counted and left out."""
+RECORDING_SESSIONS_OPEN = 2
+"""Sessions written at a time, for streams that still finish the one before; at the bound the oldest is closed."""
+RECORDING_PENDING_BYTES_MAX = 256 * 1024
+"""Records not yet handed to the kernel; beyond it they are, at once."""
+RECORDING_FLUSH_S = 0.1
+"""How long a record waits for others before it is handed to the kernel."""
+RECORDING_SYNC_S = 1.0
+"""How often a recording is synced to disk: what a power loss takes, and recovery gives again."""
+
 # --- operator's shell -----------------------------------------------------------------------------
 CONFIG_FILE_MAX_BYTES = 1024 * 1024
 """A larger configuration file is refused."""

@@ -30,7 +30,12 @@ from tickerplant.core.messages import (
     UpdateCause,
     UpstreamGap,
 )
-from tickerplant.errors import ConfigurationError, NetworkSetupError, TickerplantError
+from tickerplant.errors import (
+    ConfigurationError,
+    NetworkSetupError,
+    RecordingError,
+    TickerplantError,
+)
 from tickerplant_subscriber.events import (
     UNKNOWN_SEQ,
     AnyEvent,
@@ -51,6 +56,13 @@ from tickerplant_subscriber.events import (
 from tickerplant_subscriber.log_source import TimedDatagram, read_log
 from tickerplant_subscriber.mirror import BookView
 from tickerplant_subscriber.position import Position
+from tickerplant_subscriber.recorder import Recorder, record
+from tickerplant_subscriber.recording_format import RecordedEvent
+from tickerplant_subscriber.recording_reader import (
+    read_recording,
+    recorded_events,
+    recorded_sessions,
+)
 from tickerplant_subscriber.replay import replay, replay_async
 from tickerplant_subscriber.runner import run, run_async
 from tickerplant_subscriber.stats import LineStats, StreamStats, SubscriberStats
@@ -85,6 +97,9 @@ __all__ = [
     "MarketState",
     "NetworkSetupError",
     "Position",
+    "RecordedEvent",
+    "Recorder",
+    "RecordingError",
     "SessionChanged",
     "SessionEnded",
     "SessionStart",
@@ -111,6 +126,10 @@ __all__ = [
     "format_price_e4",
     "format_size_e2",
     "read_log",
+    "read_recording",
+    "record",
+    "recorded_events",
+    "recorded_sessions",
     "replay",
     "replay_async",
     "run",

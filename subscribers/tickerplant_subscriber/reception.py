@@ -27,12 +27,16 @@ class Reception:
         *,
         deliver: DeliverMessages,
         tell: Tell,
-        take_image: TakeImage,
+        take_image: TakeImage | None,
         fail: Callable[[Exception], None],
         resume: Position | None = None,
         is_skipping: bool = False,
+        is_from_beginning: bool = False,
     ) -> None:
         """`is_skipping`: what the kernel dropped is not fetched.
+
+        `take_image` None: every message counts, and no snapshot is asked for. `is_from_beginning`: what a session had
+        before we joined is fetched.
 
         Raises `ConfigurationError`, `CredentialsError`.
         """
@@ -49,6 +53,7 @@ class Reception:
             admission=self._receiver.admission,
             take_image=take_image if addresses else None,
         )
+        self.arbiter.is_from_beginning = is_from_beginning
         self.client: RecoveryClient | None = None
         if addresses:
             self.client = RecoveryClient(

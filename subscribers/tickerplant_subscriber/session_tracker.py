@@ -56,6 +56,8 @@ class SessionTracker(Delivery):
         """How far the wall clock was set ahead of `now_ns` since the start; counts in the check of sessions."""
         self.refusals: dict[tuple[int, str], Refusals] = {}
         self.lower_session_datagrams = 0
+        self.is_from_beginning = False
+        """Whether recovery is asked for what a session had before we joined, down to its oldest."""
         self.plants: dict[PlantKey, PlantState] = {}
         self.repair: Repair | None = None
         self._streams = tuple(sorted(Stream(stream) for stream in streams))
@@ -147,6 +149,7 @@ class SessionTracker(Delivery):
                 self._refuse(line, "too_many_plants", f"publisher {header.publisher}", now_ns)
                 return None
             plant = PlantState(header.publisher, header.partition, 0)
+            plant.resumed = self.is_from_beginning
             self.plants[header.publisher, header.partition] = plant
         named = header.session in plant.ranges or self.admission.key_ring is not None
         if self.repair is None or (named and not plant.resuming):
@@ -307,7 +310,7 @@ class SessionTracker(Delivery):
         hole.attempts = 0
         hole.limit_ns = 0
         image = state.image
-        is_made_up = (
+        is_made_up = self._take_image is None or (
             image is not None and image.messages is not None and hole.to_seq < image.next_seq
         )
         if is_made_up or state.stream is Stream.TRADE or not self._is_current(state):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "models"))
 
@@ -126,3 +127,28 @@ async def test_what_is_lost_on_the_way_is_repaired(
         got = listener.of(kind)
         tail = wanted[first[stream - 1] - 1 :]
         assert got[len(got) - len(tail) :] == tail
+
+
+async def test_a_late_join_works_on_uvloop_as_well(
+    make_plant: MakePlant, group: str, port: int
+) -> None:
+    """It is the loop that `run` takes, and its transports are others."""
+    plant = make_plant()
+    plant.step(20)
+
+    async def join(recovery_port: int) -> bool:
+        async with Subscriber(
+            group_a=group, port=port, recovery=[f"127.0.0.1:{recovery_port}"]
+        ) as subscriber:
+            async for item in subscriber:
+                if isinstance(item, SnapshotApplied):
+                    return True
+        return False
+
+    async with recovery(plant.folder) as server:
+        joining = asyncio.create_task(asyncio.to_thread(uvloop.run, join(server.port)))
+        async with asyncio.timeout(10):
+            while not joining.done():
+                plant.step()
+                await asyncio.sleep(0.002)
+        assert await joining

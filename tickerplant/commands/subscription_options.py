@@ -46,6 +46,11 @@ def add_subscription_options(parser: argparse.ArgumentParser) -> None:
         dest="tickers",
         help="the same as an option; may be given several times",
     )
+    add_network_options(parser)
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """Adds duration and network; `network_options_of` reads them."""
     parser.add_argument(
         "--for",
         type=parse_duration_s,
