@@ -21,6 +21,7 @@ COMMANDS = (
     "recovery",
     "store",
     "sql",
+    "archive",
     "tail",
     "top",
     "log",
@@ -37,8 +38,8 @@ COMMANDS = (
 """Modules of `tickerplant.commands`, in the order of `--help`."""
 EXTRA_MODULES = frozenset(
     {
-        *("aiohttp", "cryptography", "duckdb", "numpy", "pandas", "picows", "prometheus_client"),
-        *("pyarrow", "questdb", "rich", "structlog", "websockets"),
+        *("aiohttp", "cryptography", "duckdb", "numpy", "obstore", "pandas", "picows"),
+        *("prometheus_client", "pyarrow", "questdb", "rich", "structlog", "websockets"),
     }
 )
 """What the extra `daemon` installs, by import name."""

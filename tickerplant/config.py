@@ -265,6 +265,23 @@ class StoreConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
     """How far the store stands back behind the plant when both want the processor; 0: not at all."""
 
 
+class ArchiveConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[archive]: whole days of rows in an object store, for ever."""
+
+    section: ClassVar[str] = "archive"
+
+    url: str = ""
+    """s3://bucket/prefix or file:///folder; empty: the folder `archive` in the state directory."""
+    endpoint: str = ""
+    """URL of an S3 that is not Amazon's; empty: Amazon's, or $AWS_ENDPOINT_URL."""
+    region: str = ""
+    """Region of the bucket; empty: $AWS_REGION, else the client's default."""
+    directory: str = ""
+    """Folder of files on their way; empty: `archiving` in the state directory."""
+    hot_hours: int = 24
+    """questdb: hours after which an archived day is turned into Parquet inside the database."""
+
+
 class ProcessorConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[processor]: how the plant uses its processor."""
 
@@ -336,6 +353,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Recovery."""
     store: StoreConfig = msgspec.field(default_factory=StoreConfig)
     """Rows of everything published."""
+    archive: ArchiveConfig = msgspec.field(default_factory=ArchiveConfig)
+    """Whole days in an object store."""
     capture: CaptureConfig = msgspec.field(default_factory=CaptureConfig)
     """Everything that goes in, kept as it came."""
     processor: ProcessorConfig = msgspec.field(default_factory=ProcessorConfig)

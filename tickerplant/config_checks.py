@@ -161,6 +161,30 @@ def _directory_problem(value: str) -> str | None:
     return "must be the path of a folder" if "\0" in value or "\n" in value else None
 
 
+def _archive_url_problem(value: str) -> str | None:
+    parts = urlsplit(value)
+    if not value or (parts.scheme == "file" and not parts.netloc and parts.path.startswith("/")):
+        return None
+    if (
+        parts.scheme == "s3"
+        and re.fullmatch(r"[a-z0-9][a-z0-9.-]*", parts.netloc)
+        and not parts.query
+    ):
+        return None
+    return "must be like s3://bucket/prefix or file:///data/archive, without credentials"
+
+
+def _endpoint_problem(value: str) -> str | None:
+    parts = urlsplit(value)
+    if not value or (parts.scheme in ("http", "https") and parts.hostname and not parts.username):
+        return None
+    return "must be like https://s3.example.com, without credentials"
+
+
+def _text_problem(value: str, *, pattern: str, what: str) -> str | None:
+    return None if re.fullmatch(pattern, value) else f"must be {what}"
+
+
 _WEBSOCKET_EXAMPLE = "wss://external-api-ws.kalshi.com/trade-api/ws/v2"
 _REST_EXAMPLE = "https://external-api.kalshi.com/trade-api/v2"
 
@@ -232,6 +256,11 @@ CHECKS: Mapping[str, Callable[[Any], str | None]] = {
     ),
     "store.metrics_port": partial(_range_problem, low=0, high=65_535, what=" (0: any free port)"),
     "store.niceness": partial(_range_problem, low=0, high=19),
+    "archive.url": _archive_url_problem,
+    "archive.endpoint": _endpoint_problem,
+    "archive.region": partial(_text_problem, pattern=r"[a-zA-Z0-9-]*", what="the name of a region"),
+    "archive.directory": _directory_problem,
+    "archive.hot_hours": partial(_range_problem, low=0, high=24 * 366, what=" (hours)"),
     "capture.directory": _directory_problem,
     "capture.segment_max_bytes": partial(
         _range_problem, low=64 * 1024, high=4 * 1024**3, what=" (bytes)"

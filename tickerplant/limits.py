@@ -499,6 +499,17 @@ AUDIT_FINDINGS_KEPT = 1_000
 """Findings that an audit lists one by one; further ones are only counted."""
 AUDIT_STALE_TOLD_WITHIN_NS = 60_000_000_000
 """A hole upstream waits for the pace before it is told of each book; later than this the audit calls it untold."""
+ARCHIVE_CHUNK_BYTES = 4 * 1024 * 1024
+"""Of an object or an answer, read in one go."""
+ARCHIVE_REQUEST_TIMEOUT_S = 60
+ARCHIVE_REQUEST_RETRIES = 5
+"""One request to the object store, and how often it is made again; then archiving ends with exit code 75."""
+ARCHIVE_ATTEMPTS = 3
+"""Times that a step of archiving one part is begun in one run, when what it made is damaged; then it fails."""
+ARCHIVE_LATE_NS = 5_000_000_000
+"""How long after midnight (UTC) what was received before it may still be sent and stored."""
+MANIFEST_MAX_BYTES = 16 * 1024 * 1024
+"""A larger manifest is refused."""
 
 # --- recorder -------------------------------------------------------------------------------------
 RECORDING_INDEX_STEP_BYTES = 256 * 1024

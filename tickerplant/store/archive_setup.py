@@ -1,0 +1,39 @@
+"""From the configuration: source, object store and work folder of the archive."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tickerplant.config import Config
+from tickerplant.errors import ConfigurationError
+from tickerplant.runtime.logfolder import log_folder
+from tickerplant.store.archive_source import FolderSource, Source
+from tickerplant.store.archiver import WorkFolder
+from tickerplant.store.object_store import ObjectStore, archive_url
+from tickerplant.store.parquet_folder import store_folder
+
+WORK_FOLDER = "archiving"
+"""Inside the state directory."""
+
+
+def open_source(config: Config, state_directory: Path) -> Source:
+    """The configured store. Raises `ConfigurationError`."""
+    log = log_folder(config.ticklog.directory, state_directory)
+    if config.store.backend == "parquet":
+        return FolderSource(store_folder(config.store.directory, state_directory), log)
+    raise ConfigurationError(f'store.backend = "{config.store.backend}" cannot be archived')
+
+
+def open_object_store(
+    config: Config, state_directory: Path, environ: Mapping[str, str]
+) -> ObjectStore:
+    """The configured one. Raises `StoreError`, `StoreUnavailableError`."""
+    archive = config.archive
+    url = archive_url(archive.url, state_directory)
+    return ObjectStore(url, endpoint=archive.endpoint, region=archive.region, environ=environ)
+
+
+def work_folder(config: Config, state_directory: Path) -> WorkFolder:
+    """The configured one, neither made nor locked."""
+    directory = config.archive.directory
+    path = Path(directory).expanduser() if directory else state_directory / WORK_FOLDER
+    return WorkFolder(path)
