@@ -99,12 +99,12 @@ def _archive(
     import sys
     import time
 
-    from tickerplant.store.archive_setup import open_source
+    from tickerplant.store.archive_setup import open_archive_source
     from tickerplant.store.archiver import Archiver
     from tickerplant.store.arrow_tables import day_of_ns
 
     now_ns = time.time_ns()
-    source = open_source(loaded.config, loaded.state_directory)
+    source = open_archive_source(loaded.config, loaded.state_directory)
     progress = _Progress()
     archiver = Archiver(
         source,

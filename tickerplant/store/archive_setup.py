@@ -6,7 +6,7 @@ from pathlib import Path
 from tickerplant.config import Config
 from tickerplant.errors import ConfigurationError
 from tickerplant.runtime.logfolder import log_folder
-from tickerplant.store.archive_source import FolderSource, Source
+from tickerplant.store.archive_source import FolderSource, ArchiveSource
 from tickerplant.store.archiver import WorkFolder
 from tickerplant.store.object_store import ObjectStore, archive_url
 from tickerplant.store.parquet_folder import store_folder
@@ -15,7 +15,7 @@ WORK_FOLDER = "archiving"
 """Inside the state directory."""
 
 
-def open_source(config: Config, state_directory: Path) -> Source:
+def open_archive_source(config: Config, state_directory: Path) -> ArchiveSource:
     """The configured store. Raises `ConfigurationError`."""
     log = log_folder(config.ticklog.directory, state_directory)
     if config.store.backend == "parquet":

@@ -19,7 +19,7 @@ from tickerplant.store.parquet_folder import StoredFile, read_folder
 from tickerplant.store.parquet_merge import read_parts, row_counts
 
 
-class Source(Protocol):
+class ArchiveSource(Protocol):
     """A store whose days are archived. Everything may raise `StoreUnavailableError` and `StoreError`."""
 
     has_record: bool
@@ -106,24 +106,24 @@ class FolderSource:
         self.log = log
 
     def require_complete(self, day: date, now_ns: int) -> None:
-        """See `Source`."""
+        """See `ArchiveSource`."""
         require_day_over(day, now_ns)
         require_log_taken(self.log, read_folder(self.folder).position, day)
 
     def days(self, table: Table) -> dict[date, int]:
-        """See `Source`."""
+        """See `ArchiveSource`."""
         found: dict[date, int] = {}
         for file in read_folder(self.folder).files_of(table.name):
             found[file.day] = found.get(file.day, 0) + _row_count(file)
         return found
 
     def parts(self, table: Table, day: date) -> dict[int, Content]:
-        """See `Source`; what is in the files is known when they are read."""
+        """See `ArchiveSource`; what is in the files is known when they are read."""
         count = sum(_row_count(file) for file in self._files(table, day))
         return {0: Content(count)} if count else {}
 
     def read(self, table: Table, day: date, part: int, attempt: int) -> Iterator[pa.Table]:
-        """See `Source`: in the order of the log. Raises also `DamagedStoreError`, which names the file."""
+        """See `ArchiveSource`: in the order of the log. Raises also `DamagedStoreError`, which names the file."""
         assert (part, attempt >= 0) == (0, True)
         for file in self._files(table, day):
             try:
@@ -132,18 +132,18 @@ class FolderSource:
                 raise _merged_meanwhile(file) from error
 
     def is_recorded(self, table: Table, day: date, parts: list[PartFile]) -> bool:
-        """See `Source`."""
+        """See `ArchiveSource`."""
         return True
 
     def record(self, table: Table, day: date, parts: list[PartFile], now_ns: int) -> None:
-        """See `Source`."""
+        """See `ArchiveSource`."""
 
     def is_convertible(self, table: Table, day: date, now_ns: int) -> bool:
-        """See `Source`; it is Parquet."""
+        """See `ArchiveSource`; it is Parquet."""
         return False
 
     def convert(self, table: Table, day: date) -> None:
-        """See `Source`."""
+        """See `ArchiveSource`."""
 
     def _files(self, table: Table, day: date) -> list[StoredFile]:
         return read_folder(self.folder).files_of(table.name, day, day)

@@ -40,7 +40,7 @@ from tickerplant.core.tables import TABLES, Table
 from tickerplant.errors import DamagedStoreError, StoreError
 from tickerplant.limits import ARCHIVE_ATTEMPTS
 from tickerplant.store.archive_files import damaged, describe, verify_file, write_part
-from tickerplant.store.archive_source import Source
+from tickerplant.store.archive_source import ArchiveSource
 from tickerplant.store.object_store import ObjectStore
 from tickerplant.store.parquet_folder import remove_folder
 
@@ -121,7 +121,7 @@ class Archiver:
 
     def __init__(
         self,
-        source: Source,
+        source: ArchiveSource,
         store: ObjectStore,
         work: WorkFolder,
         *,
