@@ -6,7 +6,7 @@ from pathlib import Path
 from tickerplant.config import Config
 from tickerplant.errors import ConfigurationError
 from tickerplant.runtime.logfolder import log_folder
-from tickerplant.store.archive_source import FolderSource, ArchiveSource
+from tickerplant.store.archive_source import ArchiveSource, FolderSource
 from tickerplant.store.archiver import WorkFolder
 from tickerplant.store.object_store import ObjectStore, archive_url
 from tickerplant.store.parquet_folder import store_folder
