@@ -235,7 +235,7 @@ class StoreConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     section: ClassVar[str] = "store"
 
-    enabled: bool = False
+    enabled: bool = True
     """Let `run` start the store with the plant; off where it runs as a service of its own."""
     backend: str = "parquet"
     """parquet: files in a folder; questdb: a server."""

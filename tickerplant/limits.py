@@ -606,6 +606,8 @@ DEMO_OUTPUT_LINES_KEPT = 50
 """Newest lines of output of each process, for the error if it ends too early."""
 DEMO_OUTPUT_LINE_MAX_BYTES = 256 * 1024
 """A longer line of output is dropped."""
+DEMO_STORED_BOOKS = 40
+"""Books that the demo rebuilds from stored rows, spread over all of them; a larger market is sampled."""
 DEMO_FAULTS_SHOWN = 5
 """Gaps, stale and unequal books that are named each; the others are counted."""
 

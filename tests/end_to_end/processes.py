@@ -248,6 +248,7 @@ def plant_settings(folder: Path, network: Network) -> Settings:
         "publish": {"group_a": network.group, "port": network.port},
         "metrics": {"port": 0},
         "recovery": {"enabled": False, "port": 0, "metrics_port": 0},
+        "store": {"enabled": False, "metrics_port": 0},
         "log": {"format": "json"},
         "state": {"directory": str(folder / "state")},
     }

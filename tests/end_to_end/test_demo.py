@@ -23,8 +23,8 @@ from tickerplant.limits import DEMO_DRAIN_TIMEOUT_S
 
 START_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 60.0
-PROCESSES = 4
-"""The demo, the exchange, the plant and its recovery."""
+PROCESSES = 5
+"""The demo, the exchange, the plant, its recovery and its store."""
 _NUMBER = r"([\d,]+)"
 
 
@@ -173,6 +173,11 @@ def assert_all_equal(output: str, books_least: int) -> None:
         assert published == delivered > 0
     assert numbers(output, "gaps: N") == (0,)
     assert numbers(output, "stale books: N") == (0,)
+    stored = numbers(output, "rows stored: N trades, N bbo, N orderbook_deltas, N tickers")
+    assert all(stored)
+    rebuilt, equal = numbers(output, "books rebuilt from rows: N, equal: N")
+    assert rebuilt == equal >= min(40, books_least)
+    assert re.search(r"^ticker +trades +contracts +low +high\r?$", output, re.MULTILINE)
     for what in ("books", "quotes"):
         checked, equal = numbers(output, f"{what} checked: N, equal: N")
         assert checked == equal >= books_least

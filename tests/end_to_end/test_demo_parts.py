@@ -19,6 +19,7 @@ from tickerplant.demo.comparison import Comparison, compare
 from tickerplant.demo.network import INTERFACE, find_free_groups, reserved_port
 from tickerplant.demo.parts import ExchangeBook, configuration
 from tickerplant.demo.processes import ChildProcess, DemoError, child_environment, until
+from tickerplant.demo.stored import Stored
 from tickerplant.demo.summary import STREAMS, Summary, faults_of, summary_lines
 from tickerplant.errors import GroupOccupiedError
 from tickerplant.runtime.network import Line
@@ -87,6 +88,7 @@ def test_closed_markets_do_not_count_unless_they_have_levels() -> None:
     assert compare({"C": OWN}, [gone], closed).stale == ["C (subscription_ended)"]
 
 
+STORED = Stored({"trades": 1_190, "bbo": 1_200}, 1_200, 3, [], "ticker  trades\nA            7\n")
 HOLDS = Summary(
     frames_sent=1_000,
     frames_received=1_000,
@@ -98,6 +100,7 @@ HOLDS = Summary(
     comparison=Comparison(3, [], [], [], 3, []),
     is_drained=True,
     ended_streams=5,
+    stored=STORED,
 )
 
 
@@ -107,8 +110,15 @@ def test_a_summary_without_fault() -> None:
     lines = summary_lines(HOLDS)
     assert lines[0] == "frames: exchange sent 1,000, plant received 1,000"
     assert "bbo: plant published 1,200, subscriber received 1,200" in lines
-    assert lines[-4:-2] == ["gaps: 0", "stale books: 0"]
-    assert lines[-1] == "books checked: 3, equal: 3"
+    end = lines.index("gaps: 0")
+    assert lines[end + 1] == "stale books: 0"
+    assert lines[end + 3 : end + 6] == [
+        "books checked: 3, equal: 3",
+        "rows stored: 1,190 trades, 1,200 bbo",
+        "books rebuilt from rows: 3, equal: 3",
+    ]
+    assert lines[-3].startswith('tickerplant sql "SELECT ')
+    assert lines[-2:] == ["ticker  trades", "A            7"]
 
 
 @pytest.mark.parametrize(
@@ -125,6 +135,11 @@ def test_a_summary_without_fault() -> None:
         ({"comparison": Comparison(3, [], [], ["A", "B"], 3, [])}, "2 unequal books: A, B"),
         ({"comparison": Comparison(3, [], [], [], 3, ["A"])}, "1 unequal quote: A"),
         ({"comparison": Comparison(0, [], [], [], 0, [])}, "no book was received"),
+        ({"stored": STORED._replace(unequal=["A (stale)"])}, "1 unequal stored book: A (stale)"),
+        (
+            {"stored": STORED._replace(trade_messages=1_199)},
+            "the store has 1199 of 1200 messages on trade",
+        ),
         ({"is_drained": False}, "the plant did not come to rest after the flow was stopped"),
         ({"ended_streams": 4}, "4 of 5 streams ended in order"),
     ],

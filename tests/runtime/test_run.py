@@ -72,6 +72,7 @@ def options_of(simulation: Simulation, group: str, port: int, folder: Path) -> l
         "publish.port": port,
         "metrics.port": 0,
         "recovery.enabled": "false",
+        "store.enabled": "false",
         "state.directory": folder / "state",
         "log.format": "json",
     }

@@ -65,7 +65,7 @@ async def measure_restart(*, markets: int, restarts: int) -> dict[str, Any]:
         exchange = SimulatedExchange(http, folder / "exchange", FlowOptions(markets, _RATE, 1))
         await exchange.start(resources)
         config = folder / "tickerplant.toml"
-        text = configuration(exchange.announced, group, port, folder / "state")
+        text = configuration(exchange.announced, group, port, folder / "state", with_store=False)
         config.write_text(text, encoding="utf-8")
         seconds = []
         for _ in range(restarts + 1):

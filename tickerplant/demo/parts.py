@@ -17,6 +17,7 @@ from tickerplant.core.messages import FeedPhase
 from tickerplant.demo.network import INTERFACE
 from tickerplant.demo.processes import ChildProcess, DemoError, until
 from tickerplant.limits import DEMO_REQUEST_TIMEOUT_S, DEMO_START_TIMEOUT_S
+from tickerplant.store.parquet_folder import DEFAULT_FOLDER
 
 _POLL_S = 0.05
 _ANNOUNCED = ("websocket", "rest", "key id", "key path")
@@ -154,6 +155,8 @@ class DemoPlant:
         self.metrics_url = ""
         self._http = http
         self._directory = directory
+        self.store_folder = directory / "state" / DEFAULT_FOLDER
+        """Where its store keeps rows."""
         self._endpoint: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def start(
@@ -208,7 +211,9 @@ class DemoPlant:
         )
 
 
-def configuration(announced: Mapping[str, str], group: str, port: int, state: Path) -> str:
+def configuration(
+    announced: Mapping[str, str], group: str, port: int, state: Path, *, with_store: bool = True
+) -> str:
     """The plant's file: every market of the simulated exchange, on the demo's own groups and ports."""
     sections: dict[str, dict[str, str | int | bool]] = {
         "exchange": {
@@ -221,6 +226,7 @@ def configuration(announced: Mapping[str, str], group: str, port: int, state: Pa
         "publish": {"interface": INTERFACE, "group_a": group, "port": port, "ttl": 0},
         "metrics": {"address": INTERFACE, "port": 0},
         "recovery": {"address": INTERFACE, "port": 0, "metrics_port": 0},
+        "store": {"enabled": with_store, "close_s": 1, "metrics_port": 0},
         "log": {"level": "info", "format": "json"},
         "state": {"directory": str(state)},
     }

@@ -12,8 +12,16 @@ from typing import Any, NamedTuple
 from tickerplant.demo.comparison import Comparison, compare
 from tickerplant.demo.display import Display, Where
 from tickerplant.demo.network import INTERFACE, draw_candidates, find_free_groups, reserved_port
-from tickerplant.demo.parts import DemoPlant, FlowOptions, Loopback, PlantCounts, SimulatedExchange
+from tickerplant.demo.parts import (
+    DemoPlant,
+    ExchangeBook,
+    FlowOptions,
+    Loopback,
+    PlantCounts,
+    SimulatedExchange,
+)
 from tickerplant.demo.processes import ChildProcess, DemoError, until
+from tickerplant.demo.stored import now_ns, read_stored
 from tickerplant.demo.subscription import DemoBoard, Received, subscribe
 from tickerplant.demo.summary import STREAMS, Summary
 from tickerplant.errors import EXIT_OK
@@ -207,10 +215,12 @@ class Demo:
     async def _finish(self) -> Summary:
         """Stop the flow, wait until everything has arrived, compare, end the plant."""
         self._display.say("stopping the flow and comparing the books")
-        account, comparison = await until(
+        account, comparison, own = await until(
             self._compare(), self._processes, _CHECK_TIMEOUT_S, "comparing the books"
         )
+        at_ns = now_ns()
         ended_streams = await self._end_plant()
+        stored = await asyncio.to_thread(read_stored, self._plant.store_folder, own, at_ns)
         return Summary(
             frames_sent=account.frames_sent,
             frames_received=account.plant.frames,
@@ -222,9 +232,10 @@ class Demo:
             comparison=comparison,
             is_drained=account.is_drained,
             ended_streams=ended_streams,
+            stored=stored,
         )
 
-    async def _compare(self) -> tuple[Account, Comparison]:
+    async def _compare(self) -> tuple[Account, Comparison, dict[str, ExchangeBook]]:
         """At rest. A market that the plant heard of but lately is not followed before it was looked up: wait for it."""
         await self._exchange.pause()
         deadline_s = asyncio.get_running_loop().time() + DEMO_DRAIN_TIMEOUT_S
@@ -233,7 +244,7 @@ class Demo:
             own = await self._exchange.books()
             comparison = compare(own, self._board.books(), self._board.bbo)
             if not comparison.missing or asyncio.get_running_loop().time() > deadline_s:
-                return account, comparison
+                return account, comparison, own
             await asyncio.sleep(_POLL_S)
 
     async def _drain(self, deadline_s: float) -> Account:

@@ -1,9 +1,10 @@
-"""What the demo says at the end, and whether it holds (pure)."""
+"""What the demo says at the end, and whether it holds."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from tickerplant.demo.comparison import Comparison
+from tickerplant.demo.stored import SAMPLE_SQL, Stored
 from tickerplant.limits import DEMO_FAULTS_SHOWN
 
 STREAMS = ("trade", "bbo", "ticker", "delta", "status")
@@ -26,6 +27,7 @@ class Summary(NamedTuple):
     comparison: Comparison
     is_drained: bool
     ended_streams: int
+    stored: Stored
 
 
 def summary_lines(summary: Summary) -> list[str]:
@@ -44,6 +46,18 @@ def summary_lines(summary: Summary) -> list[str]:
         f"stale books: {len(compared.stale):,}",
         f"quotes checked: {compared.quotes:,}, equal: {equal_quotes:,}",
         f"books checked: {compared.books:,}, equal: {compared.equal_books:,}",
+        *_stored_lines(summary.stored),
+    ]
+
+
+def _stored_lines(stored: Stored) -> list[str]:
+    """What was kept, and a question to it with its answer."""
+    rows = ", ".join(f"{count:,} {table}" for table, count in stored.rows.items())
+    return [
+        f"rows stored: {rows}",
+        f"books rebuilt from rows: {stored.books:,}, equal: {stored.books - len(stored.unequal):,}",
+        f'tickerplant sql "{SAMPLE_SQL}"',
+        *stored.answer.splitlines(),
     ]
 
 
@@ -62,6 +76,7 @@ def faults_of(summary: Summary) -> list[str]:
             ("stale book", compared.stale),
             ("unequal book", compared.unequal),
             ("unequal quote", compared.unequal_quotes),
+            ("unequal stored book", summary.stored.unequal),
         )
         if tickers
     ]
@@ -80,6 +95,10 @@ def _undelivered(summary: Summary) -> list[str]:
         for stream, count in summary.published.items()
         if summary.received.get(stream, 0) != count
     ]
+    if summary.stored.trade_messages != summary.published.get("trade", 0):
+        faults.append(
+            f"the store has {summary.stored.trade_messages} of {summary.published.get('trade', 0)} messages on trade"
+        )
     if not summary.is_drained and not faults:
         faults.append("the plant did not come to rest after the flow was stopped")
     if summary.ended_streams != len(STREAMS):

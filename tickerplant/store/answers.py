@@ -122,7 +122,9 @@ def write_text(reader: pa.RecordBatchReader, output: TextIO, limit: int) -> int:
         if more:
             break
     is_number = [
-        pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+        pa.types.is_integer(field.type)
+        or pa.types.is_floating(field.type)
+        or pa.types.is_decimal(field.type)
         for field in reader.schema
     ]
     output.writelines(_lines(reader.schema.names, rows, is_number))
