@@ -244,8 +244,8 @@ def test_a_gap_is_named_and_fails(start_demo: Callable[..., DemoRun]) -> None:
     fault = json.dumps({"kind": "skip_seq", "channel": "trade"}).encode()
     with urlopen(Request(f"{stats_url}fault", data=fault), timeout=10) as reply:
         assert json.loads(reply.read()) == {"connections": 1}
-    assert demo.exit_code() == 1
-    assert numbers(demo.output, "gaps: N") == (1,)
+    assert demo.exit_code() == 1, demo.errors
+    assert numbers(demo.output, "gaps: N") == (1,), demo.errors
     assert re.fullmatch(
         r"tickerplant: error: the check failed: 1 gap: gap before the plant on trade: \w+\n",
         demo.errors,

@@ -17,7 +17,6 @@ from tickerplant.core.messages import FeedPhase
 from tickerplant.demo.network import INTERFACE
 from tickerplant.demo.processes import ChildProcess, DemoError, until
 from tickerplant.limits import DEMO_REQUEST_TIMEOUT_S, DEMO_START_TIMEOUT_S
-from tickerplant.store.parquet_folder import DEFAULT_FOLDER
 
 _POLL_S = 0.05
 _ANNOUNCED = ("websocket", "rest", "key id", "key path")
@@ -155,8 +154,8 @@ class DemoPlant:
         self.metrics_url = ""
         self._http = http
         self._directory = directory
-        self.store_folder = directory / "state" / DEFAULT_FOLDER
-        """Where its store keeps rows."""
+        self.state_folder = directory / "state"
+        """Of the plant; its tick log and its stored rows are below."""
         self._endpoint: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def start(
@@ -167,7 +166,7 @@ class DemoPlant:
         Raises `DemoError`.
         """
         file = self._directory / "tickerplant.toml"
-        text = configuration(announced, group, port, self._directory / "state")
+        text = configuration(announced, group, port, self.state_folder)
         file.write_text(text, encoding="utf-8")
         self.process = await ChildProcess.start(
             "the plant", ["run", "--config", str(file)], self._read_line

@@ -21,7 +21,7 @@ from tickerplant.demo.parts import (
     SimulatedExchange,
 )
 from tickerplant.demo.processes import ChildProcess, DemoError, until
-from tickerplant.demo.stored import now_ns, read_stored
+from tickerplant.demo.stored import now_ns, read_stored, take_rest
 from tickerplant.demo.subscription import DemoBoard, Received, subscribe
 from tickerplant.demo.summary import STREAMS, Summary
 from tickerplant.errors import EXIT_OK
@@ -220,7 +220,10 @@ class Demo:
         )
         at_ns = now_ns()
         ended_streams = await self._end_plant()
-        stored = await asyncio.to_thread(read_stored, self._plant.store_folder, own, at_ns)
+        state = self._plant.state_folder
+        folder = state / "store"
+        await asyncio.to_thread(take_rest, state / "ticklog", folder)
+        stored = await asyncio.to_thread(read_stored, folder, own, at_ns)
         return Summary(
             frames_sent=account.frames_sent,
             frames_received=account.plant.frames,

@@ -10,7 +10,10 @@ from tickerplant.errors import StoreError
 from tickerplant.history import History
 from tickerplant.limits import DEMO_STORED_BOOKS
 from tickerplant.store.answers import write_text
+from tickerplant.store.dead_letters import DeadLetters
 from tickerplant.store.duckdb_source import DuckDbSource
+from tickerplant.store.follower import LogFollower
+from tickerplant.store.parquet_backend import ParquetBackend
 
 TABLES = ("trades", "bbo", "orderbook_deltas", "tickers")
 SAMPLE_SQL = (
@@ -18,6 +21,7 @@ SAMPLE_SQL = (
     "FROM trades_v GROUP BY ticker ORDER BY contracts DESC, ticker LIMIT 5"
 )
 Levels = list[tuple[int, int]]
+_NEVER_NS = 2**62
 
 
 class OwnBook(Protocol):
@@ -42,6 +46,19 @@ class Stored(NamedTuple):
     """`ticker (why)`."""
     answer: str
     """To `SAMPLE_SQL`, as a table."""
+
+
+def take_rest(log: Path, folder: Path) -> None:
+    """Store what the plant's own store had no time for before both ended. Raises `StoreError`."""
+    backend = ParquetBackend(folder, close_ns=_NEVER_NS, close_rows=_NEVER_NS)
+    follower = LogFollower(log, backend, DeadLetters(folder))
+    try:
+        follower.open()
+        while follower.turn(0):
+            pass
+        follower.commit()
+    finally:
+        follower.close()
 
 
 def read_stored(folder: Path, own: Mapping[str, OwnBook], at_ns: int) -> Stored:
