@@ -14,6 +14,7 @@ from tickerplant.bench.end_to_end import measure_end_to_end
 from tickerplant.bench.fan_out import measure_fan_out
 from tickerplant.bench.in_process import measure_book, measure_hot_path
 from tickerplant.bench.load import ReferenceLoad
+from tickerplant.bench.repair import measure_repair
 from tickerplant.bench.restart import measure_restart
 from tickerplant.bench.subscriber_rate import measure_subscriber
 
@@ -30,12 +31,24 @@ class Size(msgspec.Struct, frozen=True):
     seconds: float = 10.0
     restarts: int = 3
     subscribers: int = 16
+    books_joined: int = 5_000
+    joins: int = 20
+    tails: int = 20
 
     @classmethod
     def short(cls) -> "Size":
         """A run of a few seconds."""
         return cls(
-            markets=200, chunks=3, runs=1, frames=20_000, seconds=1.0, restarts=1, subscribers=3
+            markets=200,
+            chunks=3,
+            runs=1,
+            frames=20_000,
+            seconds=1.0,
+            restarts=1,
+            subscribers=3,
+            books_joined=200,
+            joins=2,
+            tails=2,
         )
 
 
@@ -90,6 +103,16 @@ def measure(size: Size, tell: Callable[[str], None]) -> dict[str, Any]:
             seconds=size.seconds,
         )
     )
+    tell("end to end: late joins, lost datagrams and lost tails")
+    repair = asyncio.run(
+        measure_repair(
+            markets=size.books_joined,
+            joins=size.joins,
+            tails=size.tails,
+            per_second=RATE_PER_S,
+            seconds=size.seconds,
+        )
+    )
     tell("end to end: kill -9 to READY")
     restart = asyncio.run(measure_restart(markets=size.markets, restarts=size.restarts))
     return {
@@ -98,6 +121,7 @@ def measure(size: Size, tell: Callable[[str], None]) -> dict[str, Any]:
         "subscriber": subscriber,
         "fan_out": fan_out,
         "authenticity": authenticity,
+        "recovery": repair,
         "restart": restart,
         **end_to_end,
     }
@@ -150,6 +174,7 @@ def rows(results: dict[str, Any]) -> list[Row]:
         ),
         _fan_out_row(results["fan_out"]),
         *_authenticity_rows(results["authenticity"]),
+        *_recovery_rows(results["recovery"]),
         Row(
             f"restart after kill -9 to READY, {restart['books']:,} markets",
             f"{restart['median_s']:.1f} s (max {max(restart['seconds']):.1f})",
@@ -188,6 +213,52 @@ def _authenticity_rows(measured: dict[str, float]) -> list[Row]:
             "",
         ),
     ]
+
+
+def _recovery_rows(measured: dict[str, Any]) -> list[Row]:
+    """Repairs, lost tails and late joins."""
+    repair, join = measured["repair"], measured["join"]
+    repair_us, join_us = repair["us"], join["us"]
+    whole = repair["missing"] == repair["gaps"] == 0
+    return [
+        Row(
+            f"loss repaired at {RATE_PER_S:,}/s, 1 % lost, p50 p99",
+            f"{_millis(repair_us)}; {repair['missing']} of {repair['lost']:,} missing",
+            "2, 25 ms; none",
+            "1.3 ms",
+            whole and repair_us["p50"] <= 2_000 and repair_us["p99"] <= 25_000,
+        ),
+        _tail_row("tail loss found, p50 p99", measured["tail"], 15),
+        _tail_row("  if the first heartbeat is lost too", measured["late_tail"], 60),
+        Row(
+            f"late join, {measured['books']:,} books, p50 p99",
+            _millis(join_us),
+            "300 ms p99",
+            "150 ms",
+            join_us["p99"] <= 300_000,
+        ),
+        Row(
+            "  processor time of the subscriber for it",
+            f"{join['cpu_us'] / 1_000:.0f} ms = {join['cpu_ratio']:.1f}x json.loads of snapshots",
+            "",
+            "",
+        ),
+    ]
+
+
+def _tail_row(what: str, tail: dict[str, Any], must_ms: int) -> Row:
+    found_us, repaired_us = tail["found_us"], tail["delivered_us"]
+    return Row(
+        what,
+        f"{_millis(found_us)}; delivered {_millis(repaired_us)}",
+        f"{must_ms} ms",
+        "",
+        tail["missing"] == 0 and found_us["p99"] <= must_ms * 1_000,
+    )
+
+
+def _millis(measured_us: dict[str, float]) -> str:
+    return f"{measured_us['p50'] / 1_000:.1f}, {measured_us['p99'] / 1_000:.1f} ms"
 
 
 def _ratio_row(what: str, ratio: float, per_s: float, must: float, goal: float) -> Row:
