@@ -9,11 +9,10 @@ from tickerplant.audit.exchange_record import ExchangeRecord
 from tickerplant.audit.findings import EXCHANGE, Cause, Findings
 from tickerplant.audit.log_audit import LogAudit
 from tickerplant.audit.replay_check import ReplayCheck
+from tickerplant.audit.sources import Figures
 from tickerplant.errors import ConfigurationError, DamagedCaptureError
 from tickerplant.runtime.capturereader import CaptureReader, capture_sessions
 from tickerplant_kalshi.inputs import Begin, Closed, Frames, Opened, SessionBegun
-
-Figures = dict[str, int | str | bool]
 
 
 def capture_of(folder: Path, session: int) -> int:

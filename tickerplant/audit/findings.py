@@ -25,7 +25,7 @@ class Cause(StrEnum):
     CONSUMER = "consumer"
     """Who received it did not take or keep it."""
     LATE_JOIN = "late join"
-    """A recording that began after the session."""
+    """Who should have received it was not there yet, or away, and recovery did not give it."""
     LOG_OFF = "log off"
     """The plant sent it and could not log it; the datagrams said so."""
     CAPTURE_OFF = "capture off"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from tickerplant.audit.book_ledger import BookLedger
 from tickerplant.audit.findings import LOG, Cause, Findings
+from tickerplant.audit.sources import Source
 from tickerplant.audit.stream_ledger import StreamLedger
 from tickerplant.core.logformat import FIRST_SEQS, NextSeqs
 from tickerplant.core.messages import (
@@ -27,7 +28,7 @@ class LogAudit:
     """Takes the datagrams of one session in the order of the log.
 
     `first_seqs`: the next sequence of each stream where the log begins, 0: not known. `final_seqs`: those at the end
-    of the log of the session before, if it is there to be compared.
+    of the log of the session before, if it is there to be compared. `sources` are compared with it on the way.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class LogAudit:
         first_seqs: NextSeqs = FIRST_SEQS,
         previous_session: int = 0,
         final_seqs: NextSeqs | None = None,
+        sources: Sequence[Source] = (),
     ) -> None:
         whole = first_seqs == FIRST_SEQS
         self.streams = StreamLedger(findings, first_seqs)
@@ -50,6 +52,7 @@ class LogAudit:
         self._previous_session = previous_session
         self._final_seqs = final_seqs
         self._start_due = whole
+        self._sources = sources
 
     def take(self, datagram: bytes) -> tuple[Header, Messages] | None:
         """Accounts for one datagram; its header and new messages, None if it is none of the session."""
@@ -73,6 +76,8 @@ class LogAudit:
             messages = messages[skip:]
         self.messages += len(messages)
         self._take_messages(header.stream, messages)
+        for source in self._sources:
+            source.take(header.stream, header.seq + skip, header.ts_send_ns, messages)
         return header, messages
 
     def _is_ours(self, header: Header) -> bool:
@@ -197,3 +202,5 @@ class LogAudit:
     def finish(self) -> None:
         """No more comes."""
         self.books.finish(complete=self.streams.ended)
+        for source in self._sources:
+            source.finish()

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from tickerplant.audit.findings import Finding, Findings
+from tickerplant.audit.sources import Figures
 
 
 class AuditReport(msgspec.Struct):
@@ -15,11 +16,11 @@ class AuditReport(msgspec.Struct):
     is_complete: bool
     finding_count: int
     by_cause: dict[str, int]
-    figures: dict[str, dict[str, int | str | bool]]
+    figures: dict[str, Figures]
     findings: list[Finding]
 
 
-def report_of(findings: Findings, figures: dict[str, dict[str, int | str | bool]]) -> AuditReport:
+def report_of(findings: Findings, figures: dict[str, Figures]) -> AuditReport:
     """The report, findings in the order of time."""
     return AuditReport(
         session=findings.session,

@@ -1,12 +1,15 @@
 """An audit from its files to its report."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from tickerplant.audit.capture_run import CaptureRun, Figures
+from tickerplant.audit.capture_run import CaptureRun
 from tickerplant.audit.findings import Findings
 from tickerplant.audit.log_audit import LogAudit
+from tickerplant.audit.recording_audit import RecordingAudit
 from tickerplant.audit.report import AuditReport, report_of
 from tickerplant.audit.session_log import SessionLog, TellProgress
+from tickerplant.audit.sources import Figures, Source
 
 
 def audit_session(
@@ -14,15 +17,18 @@ def audit_session(
     session: int | None = None,
     *,
     capture_folder: Path | None = None,
+    recordings: Sequence[Path] = (),
     tell_progress: TellProgress | None = None,
 ) -> AuditReport:
-    """Audit one session of a log, None: the newest, and with it the capture of its inputs.
+    """Audit one session of a log, None: the newest, and with it the capture of its inputs and recordings of it.
 
-    Reads files only, and may run beside the plant. Raises `ConfigurationError` if there is no such session, `OSError`.
+    Reads files only, and may run beside the plant. Raises `ConfigurationError` if there is no such session,
+    `RecordingError`, `OSError`.
     """
     log = SessionLog(log_folder, session)
     findings = Findings(log.session)
-    audit = log.begin_audit(findings)
+    sources: list[Source] = [RecordingAudit(folder, log.session, findings) for folder in recordings]
+    audit = log.begin_audit(findings, sources)
     datagrams = log.datagrams(audit, findings, tell_progress)
     figures: dict[str, Figures] = {}
     if capture_folder is None:
@@ -34,6 +40,7 @@ def audit_session(
         capture.run()
         figures["exchange"] = capture.figures()
     log.judge_end(audit, findings)
+    figures |= {source.where: source.figures() for source in sources}
     return report_of(findings, {"log": _figures_of(log, audit)} | figures)
 
 

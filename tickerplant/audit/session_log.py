@@ -1,10 +1,11 @@
 """The tick log of one session, from its files: its datagrams in order, and what the files around it tell of it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tickerplant.audit.findings import LOG, Cause, Findings
 from tickerplant.audit.log_audit import LogAudit
+from tickerplant.audit.sources import Source
 from tickerplant.core.logformat import (
     FIRST_SEQS,
     NO_SEQS,
@@ -60,8 +61,8 @@ class SessionLog:
 
     # --- beginning --------------------------------------------------------------------------------
 
-    def begin_audit(self, findings: Findings) -> LogAudit:
-        """The audit of its datagrams, which knows what was before."""
+    def begin_audit(self, findings: Findings, sources: Sequence[Source] = ()) -> LogAudit:
+        """The audit of its datagrams, which knows what was before, and of `sources` beside them."""
         header = self.header
         if header is None:
             findings.add(LOG, Cause.DISK, f"the header of {self.names[0]} is damaged")
@@ -74,6 +75,7 @@ class SessionLog:
             first_seqs=first_seqs,
             previous_session=previous,
             final_seqs=self._final_seqs_of(previous) if previous else None,
+            sources=sources,
         )
 
     def _final_seqs_of(self, session: int) -> NextSeqs | None:

@@ -14,6 +14,7 @@ _EXAMPLE = """\
 examples:
   tickerplant audit                                  the newest session of the configured plant
   tickerplant audit --session last --log /var/lib/tickerplant/ticklog --capture /var/lib/tickerplant/capture
+  tickerplant audit --recording /data/kalshi          is everything in the recording?
   tickerplant audit --session 1795265082001121921 --json | jq .by_cause
 
 The log alone proves its sequences, books, quotes and the chain of sessions. With the capture every frame of the
@@ -44,6 +45,14 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="DIR",
         help="folder of the raw capture (default: as configured, if it is there and --log is not given)",
     )
+    parser.add_argument(
+        "--recording",
+        metavar="DIR",
+        action="append",
+        default=[],
+        dest="recordings",
+        help="folder of a recorder; may be given several times",
+    )
     parser.add_argument("--json", action="store_true", help="the report as one JSON object")
     add_config_options(parser)
     parser.set_defaults(run=run)
@@ -69,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
             log,
             arguments.session,
             capture_folder=capture,
+            recordings=[Path(folder).expanduser() for folder in arguments.recordings],
             tell_progress=progress_bar(),
         )
     except OSError as error:
