@@ -1,5 +1,6 @@
 """`tickerplant record` as a process beside a real plant with its recovery: killed, away, started again."""
 
+import functools
 import random
 import signal
 import time
@@ -13,7 +14,7 @@ from tickerplant.audit.run import audit_session
 from tickerplant.cli import main
 from tickerplant.core.messages import AnyMessage
 from tickerplant.core.wire import Kind, decode_body, decode_header
-from tickerplant_subscriber import read_recording, recorded_events
+from tickerplant_subscriber import read_recording, recorded_events, recorded_sessions
 
 Numbered = dict[tuple[int, int], list[AnyMessage | None]]
 
@@ -65,7 +66,9 @@ def test_a_recorder_that_is_killed_and_away_has_everything_in_the_end(tmp_path: 
             plant.wait_ready()
             for number in range(2):
                 with recorder(folder, network, port, f"killed-{number}", "--key", str(keys)) as one:
-                    time.sleep(chance.uniform(0.1, 0.6))
+                    more = size_bytes(folder) + 10_000
+                    wait_for(functools.partial(has_grown, folder, more), "the recording growing")
+                    time.sleep(chance.uniform(0, 0.3))
                     one.process.send_signal(signal.SIGKILL)
                     assert one.wait() == -signal.SIGKILL
             kill(plant)
@@ -84,9 +87,17 @@ def test_a_recorder_that_is_killed_and_away_has_everything_in_the_end(tmp_path: 
     assert "going on in session" in one.errors
 
 
+def size_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.ktl"))
+
+
+def has_grown(folder: Path, to_bytes: int) -> bool:
+    return size_bytes(folder) >= to_bytes
+
+
 def is_told_ended(folder: Path) -> bool:
     """On every stream."""
-    session = max(session for session, _ in recorded(folder))
+    session = recorded_sessions(folder)[-1]
     return len([one for one in recorded_events(folder, session) if one.kind == "SessionEnded"]) == 5
 
 
