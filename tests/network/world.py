@@ -1,19 +1,35 @@
 """Exchange, plant and recovery on one host, a subscriber on another, and a lossy network between them."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from forwarder import inside
+from forwarder import Weather, inside
 from namespaces import Namespace
-from processes import Network, Plant, Simulation, SubscriberProcess, wait_for
+from processes import (
+    COMMAND,
+    Network,
+    Plant,
+    Process,
+    Settings,
+    Simulation,
+    http,
+    merged,
+    wait_for,
+)
+from proof import Proof, prove
+from restart_bed import kill, log_folder, variant
 
 FORWARDER = Path(__file__).with_name("forwarder.py")
+RECORDING_SUBSCRIBER = Path(__file__).with_name("recording_subscriber.py")
 NETWORK = Network("239.196.10.1", 26_400)
 LINE_B = "239.196.11.1"
 RECOVERY_PORT = 26_410
@@ -26,6 +42,10 @@ def groups_of(first: str) -> list[str]:
     return [f"{head}.{int(last) + number}" for number in range(5)]
 
 
+LINE_A_GROUPS = tuple(groups_of(NETWORK.group))
+LINE_B_GROUPS = tuple(groups_of(LINE_B))
+
+
 class ForwarderProcess:
     """The network; `set` changes its weather."""
 
@@ -33,7 +53,7 @@ class ForwarderProcess:
         options = {
             "plant_namespace": str(plant.path),
             "subscriber_namespace": str(subscriber.path),
-            "groups": groups_of(NETWORK.group) + groups_of(LINE_B),
+            "groups": LINE_A_GROUPS + LINE_B_GROUPS,
             "port": NETWORK.port,
             "recovery_port": RECOVERY_PORT,
             "seed": seed,
@@ -75,15 +95,39 @@ class ForwarderProcess:
         return answer
 
 
-class World:
-    """All processes, each in its namespace. `call(f)` runs `f` on the plant's host, e.g. to read its metrics."""
+class RecordingSubscriber(Process):
+    """`recording_subscriber.py`; `recording` is complete once it was stopped."""
 
-    def __init__(self, folder: Path, *, seed: int, markets: int, rate: int, line_b: bool) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.recording = folder / "recording"
+        words = ["--group", NETWORK.group, "--port", str(NETWORK.port)]
+        words += ["--recovery", f"127.0.0.1:{RECOVERY_PORT}", "--recording", str(self.recording)]
+        super().__init__(
+            "subscriber", folder, [sys.executable, RECORDING_SUBSCRIBER, *words, *options]
+        )
+        try:
+            self._url = f"http://127.0.0.1:{self.wait_output(r'report port (.+)')[1]}/"
+        except BaseException:
+            self.stop()
+            raise
+
+    def report(self) -> dict[str, Any]:
+        """What it has: books, events, stats. All that it was handed so far is in the recording then."""
+        self.require_alive()
+        report: dict[str, Any] = json.loads(http(self._url))
+        return report
+
+
+class World:
+    """All processes, each in its namespace; line A and line B, signed: else nobody can tell what was corrupted."""
+
+    def __init__(self, folder: Path, *, seed: int, markets: int, rate: int) -> None:
         self._folder = folder
+        self._key_path = folder / "datagram.keys"
         self._seed = seed
-        self._line_b = line_b
         self._sim_options = ("--seed", str(seed), "--markets", str(markets), "--rate", str(rate))
         self._resources = ExitStack()
+        self._plants = 0
 
     def __enter__(self) -> Self:
         try:
@@ -102,15 +146,20 @@ class World:
         self._resources.close()
 
     def _begin(self, enter: Any) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        subprocess.run([COMMAND, "key", "make", self._key_path], check=True, capture_output=True)
         self.plant_host, self.subscriber_host = enter(Namespace("p")), enter(Namespace("s"))
         self.forwarder = ForwarderProcess(self.plant_host, self.subscriber_host, self._seed)
         self._resources.callback(self.forwarder.stop)
         with self.on_subscriber_host():
-            self.subscriber = self._start_subscriber(enter)
+            self.subscriber = enter(
+                RecordingSubscriber(
+                    self._folder / "subscriber", "--group-b", LINE_B, "--key", str(self._key_path)
+                )
+            )
         with self.on_plant_host():
             self.sim = enter(Simulation(self._folder / "sim", *self._sim_options))
-            self.plant = enter(self.start_plant())
-            self.plant.wait_ready()
+        self.start_plant()
 
     def on_plant_host(self) -> Any:
         """A context in which sockets and child processes are on the plant's host."""
@@ -120,50 +169,72 @@ class World:
         """The same for the subscriber's host."""
         return inside(str(self.subscriber_host.path))
 
-    def _start_subscriber(self, enter: Any) -> SubscriberProcess:
-        options = ("--group-b", LINE_B) if self._line_b else ()
-        subscriber: SubscriberProcess = enter(
-            SubscriberProcess(
-                self._folder / "subscriber",
-                NETWORK,
-                *options,
-                "--recovery",
-                f"127.0.0.1:{RECOVERY_PORT}",
-            )
-        )
-        return subscriber
+    # --- the plant's host -------------------------------------------------------------------------
 
-    def start_plant(self) -> Plant:
-        """A plant with its recovery; to be called on the plant's host."""
-        publish = {"group_b": LINE_B} if self._line_b else {}
-        settings = {
-            "publish": publish,
-            "markets": {"all_open": True},
-            "recovery": {"port": RECOVERY_PORT},
+    def start_plant(self) -> None:
+        """A plant, with its recovery, of the same state as the one before."""
+        self._plants += 1
+        settings: Settings = {
+            "publish": {"group_b": LINE_B, "key_path": str(self._key_path)},
+            "markets": {"all_open": True, "include_combos": True},
+            "recovery": {"enabled": True, "port": RECOVERY_PORT},
         }
-        settings |= self.sim.settings
-        settings["publish"] = {"group_a": NETWORK.group, "port": NETWORK.port} | publish
-        return Plant(self._folder / "plant", NETWORK, settings)
+        with self.on_plant_host():
+            self.plant = Plant(
+                self._folder / "plant",
+                NETWORK,
+                merged(self.sim.settings, settings),
+                command=variant(),
+                name=f"plant{self._plants}",
+            )
+            self._resources.enter_context(self.plant)
+            self.plant.wait_ready()
+        self.plant.wait_event("recovery_caught_up")
 
-    def stop_flow(self) -> dict[str, Any]:
-        """No more orders; the exchange's own books."""
+    def kill_plant(self) -> None:
+        """SIGKILL; the next one starts where it left off."""
+        kill(self.plant)
+
+    def kill_recovery(self) -> None:
+        """SIGKILL; the plant starts it again."""
+        started = len(self.plant.events("companion_started"))
+        os.kill(self.plant.events("companion_started")[-1]["process"], signal.SIGKILL)
+        wait_for(
+            lambda: len(self.plant.events("companion_started")) > started,
+            "recovery being started again",
+        )
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Fair weather, no more orders; the subscriber has everything. Raises `TimeoutError`: what it lacks."""
+        self.forwarder.set(**asdict(Weather()))
         with self.on_plant_host():
             self.sim.post("/sim/flow", action="pause")
-            return self.sim.books()
+            wanted = self.sim.open_tickers()
+            books = {one: book for one, book in self.sim.books().items() if one in wanted}
+        lacks: list[str] = []
 
-    def wait_equal(self, books: dict[str, Any]) -> dict[str, Any]:
-        """The subscriber's report once its books are the exchange's. Raises `TimeoutError`."""
-
-        def look() -> dict[str, Any] | None:
+        def look() -> bool:
             with self.on_subscriber_host():
                 report = self.subscriber.report()
-            return report if self.differing(report, books) == [] else None
+            lacks[:] = self.lacking(report, books)
+            return not lacks
 
-        return wait_for(look, "all books equal", SETTLE_TIMEOUT_S)
+        try:
+            wait_for(look, "the subscriber having everything", SETTLE_TIMEOUT_S)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; lacking: {lacks[:10]}") from None
 
-    def differing(self, report: dict[str, Any], books: dict[str, Any]) -> list[str]:
-        """Markets whose book is not live or not the exchange's."""
-        return [
+    def lacking(self, report: dict[str, Any], books: dict[str, Any]) -> list[str]:
+        """Streams that are not up to date, and markets whose book is not live or not the exchange's."""
+        session = int(self.plant.events("session_begins")[-1]["session"])
+        streams = [
+            f"stream {one['stream']}"
+            for one in report["stats"]["streams"]
+            if one["open_holes"] or one["behind"] or one["dead"] or one["session"] != session
+        ]
+        return streams + [
             ticker
             for ticker, (bids, asks) in books.items()
             if (mine := report["books"].get(ticker)) is None
@@ -171,8 +242,24 @@ class World:
             or (mine["bids"], mine["asks"]) != (bids, asks)
         ]
 
-    def let_pass(self, seconds: float) -> None:
-        """Flow under the present weather."""
+    def end(self) -> Proof:
+        """After `settle`: the plant ends its session, the subscriber hears it, and what it was handed is compared."""
+        session = int(self.plant.events("session_begins")[-1]["session"])
+        with self.on_plant_host():
+            assert self.plant.stop() == 0
+
+        def has_ended() -> bool:
+            with self.on_subscriber_host():
+                streams = self.subscriber.report()["stats"]["streams"]
+            return all(one["ended"] and one["session"] == session for one in streams)
+
+        wait_for(has_ended, "the end of the session being heard")
+        self.subscriber.stop()
+        return prove(self.subscriber.recording, log_folder(self._folder / "plant"))
+
+    def let_pass(self, seconds: float, **weather: Any) -> None:
+        """Flow under this weather and no other."""
+        self.forwarder.set(**asdict(Weather(**weather)))
         time.sleep(seconds)
         self.plant.require_alive()
         self.subscriber.require_alive()
