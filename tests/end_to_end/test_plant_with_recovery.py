@@ -99,10 +99,10 @@ def test_it_ends_with_a_killed_plant_and_the_next_plant_has_its_own(
             second = recovery_of(following)
             assert is_gone(first)
             assert second != first
-            (caught_up,) = following.events("recovery_caught_up")
             (began,) = following.events("session_begins")
-            assert caught_up["session"] == began["session"]
             assert following.stop() == 0
+            (ended,) = following.events("recovery_ended")
+            assert ended["session"] == began["session"]
 
 
 def test_without_log_or_where_it_is_a_service_of_its_own_it_is_not_started(

@@ -1,11 +1,11 @@
 """What a subscriber was handed, held against the tick log: every message once and in order, or where it was not."""
 
+import struct
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-from recording_subscriber import RECORD
 
 from tickerplant.core.messages import (
     AnyMessage,
@@ -38,6 +38,9 @@ STREAM_OF: dict[type, Stream] = {
     **dict.fromkeys((SessionStart, MarketInfo, MarketState, FeedState), Stream.STATUS),
 }
 """But `UpstreamGap`, which two streams have."""
+
+RECORD = struct.Struct("<cI")
+"""Before each record of a recording: M for a message in msgpack or E for an event in JSON, and its length."""
 
 _decode = msgspec.msgpack.Decoder(AnyMessage).decode
 

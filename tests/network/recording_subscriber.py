@@ -7,7 +7,6 @@ A record is a byte (M a message, E an event), a length of four bytes, and the me
 
 import argparse
 import asyncio
-import struct
 import sys
 from pathlib import Path
 
@@ -16,11 +15,12 @@ import uvloop
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "end_to_end"))
 
+import patience  # noqa: F401  # before all that reads these limits
+from proof import RECORD
 from subscriber_process import Record
 
 from tickerplant_subscriber import AnyMessage, Event, Live, Stale, Subscriber
 
-RECORD = struct.Struct("<cI")
 _KEPT_OF_A_TYPE = 100
 _LOOKS_MAX = 2_000
 

@@ -125,7 +125,8 @@ class World:
         self._folder = folder
         self._key_path = folder / "datagram.keys"
         self._seed = seed
-        self._sim_options = ("--seed", str(seed), "--markets", str(markets), "--rate", str(rate))
+        options = {"seed": seed, "markets": markets, "rate": rate, "window": 0}
+        self._sim_options = [f"--{name}={value}" for name, value in options.items()]
         self._resources = ExitStack()
         self._plants = 0
 
@@ -189,7 +190,13 @@ class World:
             )
             self._resources.enter_context(self.plant)
             self.plant.wait_ready()
-        self.plant.wait_event("recovery_caught_up")
+        wait_for(self.reaches_recovery, "the subscriber reaching recovery")
+
+    def reaches_recovery(self) -> bool:
+        """Until then a hole is a gap: nobody has ever answered."""
+        with self.on_subscriber_host():
+            recovery = self.subscriber.report()["stats"]["recovery"]
+        return recovery["is_reachable"] is True
 
     def kill_plant(self) -> None:
         """SIGKILL; the next one starts where it left off."""

@@ -175,6 +175,9 @@ class Daemon:
                 self.config.ticklog, self._state_directory, resources
             )
             rest = await self._open_rest(resources)
+            # While we still listen: recovery can then serve the end of the last session when the next one begins.
+            resources.push_async_callback(self._companions.stop)
+            self._companions.start(self.supervisor)
         finally:
             heard_session = await listening
         self.sessions = Sessions(self.config, state, ticklog, self.clock, self.log, self._keys)
@@ -189,7 +192,7 @@ class Daemon:
         self._add_sources()
         self.started.set()
         self.publish()
-        # Pushed last, so that they end first of all that is closed after the end of the session.
+        # Pushed last once more, so that they end first of all that is closed after the end of the session.
         resources.push_async_callback(self._companions.stop)
         self._start_tasks()
 
@@ -303,7 +306,6 @@ class Daemon:
         start("discovery", self._read_markets())
         for number in range(LOOK_UPS_AT_ONCE):
             start(f"look-ups {number}", self._reader.look_up_asked())
-        self._companions.start(self.supervisor)
         start("housekeeping", self._housekeeping.run())
         if self.config.processor.busy_poll:
             self._busy_poll.start()
