@@ -446,6 +446,12 @@ QUESTDB_REFUSED_PER_BATCH_MAX = 100
 """Rows that the server refuses one by one in a batch; with more of them it is not the rows' fault: the store waits."""
 QUESTDB_REQUEST_TIMEOUT_S = 30.0
 """One SQL statement of the store or of `tickerplant schema`; then the server counts as unavailable."""
+QUESTDB_EXPORT_TIMEOUT_S = 600.0
+"""Without a byte of an export, or until a table has applied what it was sent; then archiving ends with exit code 75."""
+QUESTDB_CONVERT_TIMEOUT_S = 600.0
+"""Until the server has turned a day into Parquet; then archiving ends with exit code 75."""
+RESTORE_BATCH_ROWS = 50_000
+"""Rows sent to QuestDB in one request when a day is restored."""
 QUESTDB_ANSWER_MAX_BYTES = 64 * 1024**2
 """A longer answer to such a statement is cut, and so refused."""
 SECRET_MAX_BYTES = 4_096

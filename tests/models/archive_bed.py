@@ -11,12 +11,17 @@ from pathlib import Path
 
 from market_day import MarketDay
 
+from tickerplant.core.logformat import LogPosition
 from tickerplant.core.rows import RowMapper
 from tickerplant.runtime.logreader import LogReader
 from tickerplant.store.archiver import Archiver, WorkFolder
 from tickerplant.store.arrow_tables import start_of_day_ns
+from tickerplant.store.dead_letters import DeadLetters
+from tickerplant.store.follower import LogFollower
 from tickerplant.store.object_store import ObjectStore
 from tickerplant.store.parquet_store import ParquetStore
+from tickerplant.store.questdb_http import Login
+from tickerplant.store.questdb_store import QuestDbBackend
 
 DAY = date(2026, 9, 20)
 NEXT_DAY = date(2026, 9, 21)
@@ -102,6 +107,32 @@ def market_store(log: Path, folder: Path, *, close_rows: int = 200) -> Path:
                 store.commit()
         store.commit()
     return folder
+
+
+def questdb_writer(server, folder: Path) -> QuestDbBackend:
+    """Of rows into a `LocalServer`."""
+    login = Login(server.user, server.password)
+    conf = f"http::addr={server.address};"
+    return QuestDbBackend(conf, lambda: login, folder, batch_ns=10**9, batch_rows=500)
+
+
+def write_rows(server, folder: Path, rows) -> None:
+    backend = questdb_writer(server, folder)
+    backend.open()
+    backend.take(rows, LogPosition(7, 1, 900), 0)
+    assert backend.commit(wait=True).rejected == []
+    backend.close()
+
+
+def store_log(server, log: Path, folder: Path) -> None:
+    """All of a log into a `LocalServer`."""
+    backend = questdb_writer(server, folder)
+    follower = LogFollower(log, backend, DeadLetters(folder), read_bytes=16_384)
+    follower.open()
+    while follower.turn(0):
+        pass
+    follower.commit(wait=True)
+    follower.close()
 
 
 def folder_store(folder: Path) -> ObjectStore:

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from tickerplant.commands.options import add_config_options, load_config_of
 from tickerplant.core.archive_plan import ARCHIVED_TABLES
-from tickerplant.errors import EXIT_FAILURE, EXIT_OK, StoreError
+from tickerplant.errors import EXIT_FAILURE, EXIT_OK, ConfigurationError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tickerplant.config_sources import LoadedConfig
+    from tickerplant.core.archive_plan import Manifest
     from tickerplant.store.archiver import Archiver, Outcome, WorkFolder
     from tickerplant.store.object_store import ObjectStore
 
@@ -21,6 +22,7 @@ examples:
   tickerplant archive --date 2026-11-20 --dry-run    what would be done for one day
   tickerplant archive --date 2026-11-20 --table trades --table bbo
   tickerplant archive --verify                       read everything that is archived, name what is damaged
+  tickerplant archive --restore --date 2026-11-20    bring a day back into the database
 
 Can be ended at any moment and run again; it goes on where it was. Meant for a timer, shortly after midnight UTC.
 
@@ -55,8 +57,14 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="only this table; may be given several times (default: all)",
     )
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
-    parser.add_argument(
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument(
         "--verify", action="store_true", help="read what is archived, and name what is damaged"
+    )
+    other.add_argument(
+        "--restore",
+        action="store_true",
+        help="bring what is archived into the QuestDB of store.conf, and compare it",
     )
     add_config_options(parser)
     parser.set_defaults(run=run)
@@ -83,6 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
     with work_folder(config, state) as work:
         if arguments.verify:
             return _verify(store, work, tables, arguments.days)
+        if arguments.restore:
+            return _restore(loaded, store, work, tables, arguments)
         return _archive(loaded, store, work, tables, arguments)
 
 
@@ -169,11 +179,12 @@ class _Progress:
             self._tell(min(self._done, self.total), self.total)
 
 
-# --- verifying ------------------------------------------------------------------------------------
+# --- what is archived ------------------------------------------------------------------------------------
 
 
-def _verify(store: "ObjectStore", work: "WorkFolder", tables: list[str], days: list[date]) -> int:
-    from tickerplant.store.archiver import read_manifest, read_manifests, verify_archive
+def _manifests(store: "ObjectStore", tables: list[str], days: list[date]) -> "list[Manifest]":
+    """What is archived of these; no days: of all. Raises `StoreError` if there is nothing."""
+    from tickerplant.store.archiver import read_manifest, read_manifests
 
     if days:
         found = [read_manifest(store, table, day) for day in days for table in tables]
@@ -182,6 +193,13 @@ def _verify(store: "ObjectStore", work: "WorkFolder", tables: list[str], days: l
         manifests = read_manifests(store, tables)
     if not manifests:
         raise StoreError(f"archive {store.url} holds nothing of that: see archive.url")
+    return manifests
+
+
+def _verify(store: "ObjectStore", work: "WorkFolder", tables: list[str], days: list[date]) -> int:
+    from tickerplant.store.archiver import verify_archive
+
+    manifests = _manifests(store, tables, days)
     progress = _Progress()
     progress.total = sum(one.row_count for one in manifests)
     faults = []
@@ -191,3 +209,36 @@ def _verify(store: "ObjectStore", work: "WorkFolder", tables: list[str], days: l
         print(fault)
     print(f"{len(manifests)} tables and days, {progress.total} rows, {len(faults)} faults")
     return EXIT_FAILURE if faults else EXIT_OK
+
+
+def _restore(
+    loaded: "LoadedConfig",
+    store: "ObjectStore",
+    work: "WorkFolder",
+    tables: list[str],
+    arguments: argparse.Namespace,
+) -> int:
+    from tickerplant.store.questdb_http import read_login
+    from tickerplant.store.restore import Restorer
+
+    settings = loaded.config.store
+    if settings.backend != "questdb":
+        raise ConfigurationError(
+            'store.backend is not "questdb": --restore fills a QuestDB database; the files of the archive are '
+            "Parquet and can be asked as they are"
+        )
+    manifests = _manifests(store, tables, arguments.days)
+    progress = _Progress()
+    progress.total = sum(one.row_count for one in manifests)
+    login = read_login(settings.username, settings.password_path)
+    restorer = Restorer(store, settings.conf, login, work.path, tell_rows=progress.add)
+    for manifest in manifests:
+        words = f"{manifest.table} {manifest.day}"
+        if restorer.is_restored(manifest):
+            print(f"{words}: is there, {manifest.row_count} rows")
+        elif arguments.dry_run:
+            print(f"{words}: would be restored, {manifest.row_count} rows")
+        else:
+            rows = restorer.restore(manifest)
+            print(f"{words}: restored, {rows} of {manifest.row_count} rows written", flush=True)
+    return EXIT_OK

@@ -4,23 +4,29 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tickerplant.config import Config
-from tickerplant.errors import ConfigurationError
 from tickerplant.runtime.logfolder import log_folder
 from tickerplant.store.archive_source import ArchiveSource, FolderSource
 from tickerplant.store.archiver import WorkFolder
 from tickerplant.store.object_store import ObjectStore, archive_url
 from tickerplant.store.parquet_folder import store_folder
+from tickerplant.store.questdb_archive import QuestDbArchiveSource
+from tickerplant.store.questdb_http import QuestDbHttp, read_login
 
+_HOUR_NS = 3_600 * 1_000_000_000
 WORK_FOLDER = "archiving"
 """Inside the state directory."""
 
 
 def open_archive_source(config: Config, state_directory: Path) -> ArchiveSource:
-    """The configured store. Raises `ConfigurationError`."""
+    """The configured store. Raises `CredentialsError`."""
     log = log_folder(config.ticklog.directory, state_directory)
     if config.store.backend == "parquet":
         return FolderSource(store_folder(config.store.directory, state_directory), log)
-    raise ConfigurationError(f'store.backend = "{config.store.backend}" cannot be archived')
+    store = config.store
+    server = QuestDbHttp(store.conf, read_login(store.username, store.password_path))
+    hot_ns = config.archive.hot_hours * _HOUR_NS
+    work = work_folder(config, state_directory).path
+    return QuestDbArchiveSource(server, log, work, hot_ns=hot_ns)
 
 
 def open_object_store(
