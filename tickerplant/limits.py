@@ -212,7 +212,7 @@ REPAIR_NO_ROOM_WAIT_NS = 20_000_000
 """How long a hole waits that cannot be filled because too much is buffered before it."""
 REPAIR_GIVE_UP_NS = 5_000_000_000
 """A hole in which recovery filled nothing for so long is a gap."""
-JOIN_WAIT_NS = 2_000_000_000
+JOIN_WAIT_NS = 3_000_000_000
 """How long a late joiner waits for recovery to answer at all; then it goes on without, and keeps trying."""
 RESUME_PATIENCE_NS = 10_000_000_000
 """The same for one that goes on from a position."""

@@ -277,12 +277,9 @@ class Arbiter(RepairIntake):
         for plant in self.plants.values():
             for state in plant.streams.values():
                 if state.holes or state.held or state.image is not None:
-                    due_ns = _waiting_deadline_ns(state)
-                elif state.dead or state.ended or state.session < plant.session:
-                    continue
-                else:
-                    due_ns = state.last_heard_ns + STREAM_DEAD_NS
-                deadline_ns = min(deadline_ns, due_ns)
+                    deadline_ns = min(deadline_ns, _waiting_deadline_ns(state))
+                if not _is_quiet(state, plant):
+                    deadline_ns = min(deadline_ns, state.last_heard_ns + STREAM_DEAD_NS)
             if plant.unplanned or plant.candidates:
                 deadline_ns = min(deadline_ns, self._plant_deadline_ns(plant))
         if self.repair is not None:
@@ -313,8 +310,8 @@ class Arbiter(RepairIntake):
                 self._check_holes(state, now_ns)
                 if _is_waiting(state) and now_ns >= _behind_from_ns(state):
                     self._fall_behind(state)
-                quiet = state.dead or state.ended or state.session < plant.session
-                if not quiet and state.last_heard_ns + STREAM_DEAD_NS <= now_ns:
+                is_overdue = state.last_heard_ns + STREAM_DEAD_NS <= now_ns
+                if is_overdue and not _is_quiet(state, plant):
                     self._declare_dead(state)
             if plant.unplanned and now_ns >= plant.changed_ns + plant.patience_ns:
                 self._stop_waiting(plant)
@@ -407,6 +404,11 @@ class Arbiter(RepairIntake):
         }
 
 
+def _is_quiet(state: StreamState, plant: PlantState) -> bool:
+    """Whether nothing is to be heard of a stream: it is known to be dead, or its session is over."""
+    return state.dead or state.ended or state.session < plant.session
+
+
 def _is_waiting(state: StreamState) -> bool:
     return bool(state.holes) or state.held or state.image is not None
 
@@ -416,8 +418,6 @@ def _waiting_deadline_ns(state: StreamState) -> int:
     deadline_ns = min((hole.deadline_ns for hole in state.holes), default=NEVER_NS)
     if not state.behind:
         deadline_ns = min(deadline_ns, _behind_from_ns(state))
-    if not (state.dead or state.ended):
-        deadline_ns = min(deadline_ns, state.last_heard_ns + STREAM_DEAD_NS)
     return deadline_ns
 
 

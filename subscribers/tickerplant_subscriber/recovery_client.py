@@ -115,10 +115,11 @@ class RecoveryClient(HoleRepair):
             for state in streams.values()
         )
         refused = repair.others.failures >= self._address_count
-        if now_ns >= repair.first_ns + JOIN_WAIT_NS or (has_no_log and refused):
+        limit_ns = max(repair.first_ns, repair.answered_ns) + JOIN_WAIT_NS
+        if now_ns >= limit_ns or (has_no_log and refused):
             self._lose_reach(plant, repair, now_ns)
         else:
-            self._deadline_ns = min(self._deadline_ns, repair.first_ns + JOIN_WAIT_NS)
+            self._deadline_ns = min(self._deadline_ns, limit_ns)
 
     @staticmethod
     def _needs_range(plant: PlantState) -> bool:

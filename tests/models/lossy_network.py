@@ -15,7 +15,7 @@ from tickerplant.core.messages import Stream
 from tickerplant_subscriber.admission import Admission
 from tickerplant_subscriber.arbiter import Arbiter
 from tickerplant_subscriber.dispatch import Tables
-from tickerplant_subscriber.events import Event, Gap
+from tickerplant_subscriber.events import UNKNOWN_SEQ, Event, Gap
 from tickerplant_subscriber.filters import TickerFilter
 from tickerplant_subscriber.recovery_actions import Close, Connect, SendDatagram, Write
 from tickerplant_subscriber.recovery_client import RecoveryClient
@@ -23,6 +23,8 @@ from tickerplant_subscriber.recovery_client import RecoveryClient
 ALL = tuple(Stream)
 LATENCY_NS = 40_000
 BURST_MAX_NS = 20 * MS
+AT_ONCE_MAX = 20_000
+"""Events without any passing of time: more means that a timer is due again as soon as it was handled."""
 CALM_AFTER_NS = 500 * MS
 """After the last message nothing is lost any more: three lost heartbeats in a row would be a dead stream at the end."""
 KERNEL_DATAGRAMS = 400
@@ -94,6 +96,7 @@ class Simulation:
         self.watch = lambda _event, _now_ns: None
         self.recovery = RecoveryModel(key_ring, lag_ns)
         self._heap = []
+        self._at_once = 0
         self._count = 0
         self._random = random.Random(seed)
         self._lines = [Line(random.Random(self._random.random())) for _ in range(faults.line_count)]
@@ -144,7 +147,10 @@ class Simulation:
     def run_until(self, end_ns):
         """As long as something happens before that."""
         while self._heap and self._heap[0][0] <= end_ns:
-            self.now_ns, _, call, arguments = heapq.heappop(self._heap)
+            time_ns, _, call, arguments = heapq.heappop(self._heap)
+            self._at_once = self._at_once + 1 if time_ns == self.now_ns else 0
+            assert self._at_once < AT_ONCE_MAX, f"{call.__name__} again and again"
+            self.now_ns = time_ns
             call(*arguments)
 
     def _in(self, window):
@@ -409,7 +415,7 @@ class Simulation:
         got = self.seen.messages.get((session, stream), [])
         covered = [(seq, seq) for seq, _ in got]
         covered += [
-            (gap.from_seq, gap.to_seq)
+            (gap.from_seq, len(published) if gap.to_seq == UNKNOWN_SEQ else gap.to_seq)
             for gap in self.gaps()
             if (gap.session, gap.stream) == (session, stream)
         ]
