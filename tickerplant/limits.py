@@ -528,6 +528,10 @@ RECORDING_SESSIONS_OPEN = 2
 """Sessions written at a time, for streams that still finish the one before; at the bound the oldest is closed."""
 RECORDING_PENDING_BYTES_MAX = 256 * 1024
 """Records not yet handed to the kernel; beyond it they are, at once."""
+RECORDING_RECOVERY_WAIT_S = 60
+"""How long a recorder that goes on waits for recovery to be there; after that what it missed is told as lost."""
+RECORDING_RECOVERY_RETRY_S = 1.0
+"""How often it looks, and how long for an answer."""
 RECORDING_FLUSH_S = 0.1
 """How long a record waits for others before it is handed to the kernel."""
 RECORDING_SYNC_S = 1.0

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import signal
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -20,6 +21,8 @@ from tickerplant.errors import ConfigurationError
 from tickerplant.limits import (
     RECORDING_FLUSH_S,
     RECORDING_PENDING_BYTES_MAX,
+    RECORDING_RECOVERY_RETRY_S,
+    RECORDING_RECOVERY_WAIT_S,
     RECORDING_SYNC_S,
 )
 from tickerplant_subscriber.event_log import EventLog, describe, enum_name
@@ -92,6 +95,7 @@ class Recorder:
         self.messages_lost = 0
         self.gaps = 0
         options = ReceiverOptions(**network)
+        self._addresses = options.recovery_addresses
         rotation = Rotation(segment_max_bytes, int(segment_max_s * _SECOND_NS))
         self._writer = RecordingWriter(self.folder, rotation)
         self.position = self._writer.position
@@ -148,9 +152,11 @@ class Recorder:
         loop = asyncio.get_running_loop()
         caught = (signal.SIGINT, signal.SIGTERM) if catch_signals else ()
         try:
-            self._reception.open()
             for number in caught:
                 loop.add_signal_handler(number, self.stop)
+            if self.position is not None:
+                await self._wait_for_recovery()
+            self._reception.open()
             self._reception.start()
             await self._keep_synced()
         except OSError as error:
@@ -164,6 +170,22 @@ class Recorder:
             raise broken(self.folder, self._failure) from self._failure
         if self._failure is not None:
             raise self._failure
+
+    async def _wait_for_recovery(self) -> None:
+        """What came since our position is recovery's to give: groups are joined once it is there, or after a while."""
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + RECORDING_RECOVERY_WAIT_S
+        is_told = False
+        while self._addresses and not self._stopped.is_set() and loop.time() < end_s:
+            if any([await _answers(*address) for address in self._addresses]):
+                return
+            if not is_told:
+                is_told = True
+                logger.warning(
+                    "recovery does not answer; waiting up to %d s for it", RECORDING_RECOVERY_WAIT_S
+                )
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), RECORDING_RECOVERY_RETRY_S)
 
     async def _keep_synced(self) -> None:
         """Until stopped. Raises `OSError`."""
@@ -327,6 +349,17 @@ def _recorded(event: Event, session: int, now_ns: int) -> RecordedEvent:
         getattr(event, "stream", 0),
         detail=describe(event),
     )
+
+
+async def _answers(host: str, port: int) -> bool:
+    """Whether somebody accepts connections there."""
+    try:
+        async with asyncio.timeout(RECORDING_RECOVERY_RETRY_S):
+            _reader, writer = await asyncio.open_connection(host, port)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
 
 
 def _run_all(runs: list[SyncRun]) -> None:

@@ -182,6 +182,30 @@ async def test_after_hours_of_absence_it_goes_on_where_it_was(
     assert one.recorder.counts()["gaps"] == 0
 
 
+async def test_a_recorder_that_starts_before_recovery_waits_for_it(
+    make_plant: MakePlant, group: str, port: int, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after a boot of the machine: nothing of what came in its absence is given up meanwhile."""
+    plant = make_plant()
+    async with recovery(plant.folder) as server:
+        async with recording(folder, plant, group, port, server) as one:
+            await steps(plant, 30)
+            await one.caught_up()
+        address = server.port
+    plant.step(100)
+    again = Recorder(folder, group_a=group, port=port, recovery=[f"127.0.0.1:{address}"])
+    task = asyncio.create_task(again.run())
+    one = Recording(again, plant)
+    await one.until(lambda: "recovery does not answer" in caplog.text)
+    plant.step(50)
+    async with recovery(plant.folder, port=address):
+        await one.caught_up()
+        again.stop()
+        await task
+    assert recorded(folder) == numbered(plant.datagrams)
+    assert again.counts()["gaps"] == 0
+
+
 @pytest.mark.parametrize("cut_bytes", [1, 7, 300, 5_000])
 async def test_a_torn_tail_is_cut_and_fetched_again(
     cut_bytes: int, make_plant: MakePlant, group: str, port: int, folder: Path
