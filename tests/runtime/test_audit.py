@@ -423,6 +423,26 @@ def test_the_command_tells_by_its_exit_code(
     assert report["findings"][0].keys() >= {"cause", "what", "stream", "from_seq", "from_ns"}
 
 
+def test_all_sessions_are_audited_one_after_the_other(
+    course: AuditedCourse, bed: AuditBed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The oldest first; a hole in any of them is one."""
+    before = {
+        "previous_segment": SegmentName(PREVIOUS, 1),
+        "previous_bytes": SEGMENT_HEADER_BYTES,
+        "previous_seqs": FIRST_SEQS,
+    }
+    write_segment(bed.log, [], session=PREVIOUS, previous_session=0)
+    write_segment(bed.log, course.datagrams, is_previous_complete=True, **before)
+    arguments = ["audit", "--log", str(bed.log), "--session", "all"]
+    assert main([*arguments, "--json"]) == 0
+    reports = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [report["session"] for report in reports] == [PREVIOUS, SESSION]
+    write_segment(bed.log, course.datagrams, **before)
+    assert main(arguments) == 1
+    assert "may have sent more" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

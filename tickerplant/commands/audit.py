@@ -10,10 +10,14 @@ from tickerplant.errors import EXIT_FAILURE, EXIT_OK, ConfigurationError, TickLo
 if TYPE_CHECKING:
     from tickerplant.audit.report import AuditReport
 
+LAST = "last"
+ALL = "all"
+
 _EXAMPLE = """\
 examples:
   tickerplant audit                                  the newest session of the configured plant
   tickerplant audit --session last --log /var/lib/tickerplant/ticklog --capture /var/lib/tickerplant/capture
+  tickerplant audit --session all                    all that are in the log, one after the other
   tickerplant audit --recording /data/kalshi          is everything in the recording?
   tickerplant audit --session 1795265082001121921 --json | jq .by_cause
 
@@ -37,7 +41,8 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--session",
         type=_parse_session,
         metavar="N",
-        help="the session, by its number or `last` (default: last)",
+        default=LAST,
+        help="the session, by its number, or `last`, or `all` that are in the log (default: last)",
     )
     parser.add_argument("--log", metavar="DIR", help="folder of the log (default: as configured)")
     parser.add_argument(
@@ -58,33 +63,57 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(run=run)
 
 
-def _parse_session(text: str) -> int | None:
-    """The number; None for `last`. Raises what argparse turns into a usage error."""
-    if text == "last":
-        return None
+def _parse_session(text: str) -> int | str:
+    """The number, `last` or `all`. Raises what argparse turns into a usage error."""
+    if text in (LAST, ALL):
+        return text
     if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a session: give its number, or last")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a session: give its number, last or all")
     return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the report; 1 if there are holes. Raises `ConfigurationError`, `TickLogError`."""
+    """Print the reports; 1 if there are holes. Raises `ConfigurationError`, `RecordingError`, `TickLogError`."""
     from tickerplant.audit.run import audit_session
     from tickerplant.commands.progress import progress_bar
 
     log, capture = _folders(arguments)
+    is_complete = True
     try:
-        report = audit_session(
-            log,
-            arguments.session,
-            capture_folder=capture,
-            recordings=[Path(folder).expanduser() for folder in arguments.recordings],
-            tell_progress=progress_bar(),
-        )
+        for session in _sessions(log, arguments.session):
+            report = audit_session(
+                log,
+                session,
+                capture_folder=_capture_of(capture, session, is_named=bool(arguments.capture)),
+                recordings=[Path(folder).expanduser() for folder in arguments.recordings],
+                tell_progress=progress_bar(),
+            )
+            _print(report, is_json=arguments.json)
+            is_complete = is_complete and report.is_complete
     except OSError as error:
         raise TickLogError(f"audit: {error.filename or ''}: {error.strerror}") from error
-    _print(report, is_json=arguments.json)
-    return EXIT_OK if report.is_complete else EXIT_FAILURE
+    return EXIT_OK if is_complete else EXIT_FAILURE
+
+
+def _sessions(log: Path, chosen: int | str) -> list[int]:
+    """Those to be audited, the oldest first. Raises `OSError`."""
+    from tickerplant.runtime.logfolder import segment_names
+
+    if isinstance(chosen, int):
+        return [chosen]
+    sessions = sorted({name.session for name in segment_names(log)})
+    if not sessions:
+        raise ConfigurationError(f"{log} holds no session yet")
+    return sessions if chosen == ALL else sessions[-1:]
+
+
+def _capture_of(folder: Path | None, session: int, *, is_named: bool) -> Path | None:
+    """The folder, unless it was not named and has nothing of the session. Raises `OSError`."""
+    from tickerplant.runtime.capturereader import capture_sessions
+
+    if folder is None or is_named or any(one <= session for one in capture_sessions(folder)):
+        return folder
+    return None
 
 
 def _folders(arguments: argparse.Namespace) -> tuple[Path, Path | None]:
