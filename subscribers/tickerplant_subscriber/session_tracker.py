@@ -288,6 +288,10 @@ class SessionTracker(Delivery):
             return False
         state.final_seq = max(state.known, dict(found.next_seqs).get(state.stream, 1))
         self._reveal_kept(state, found, state.final_seq, GapCause.PLANT)
+        for hole in state.holes:
+            if hole.stage is Stage.SNAPSHOT:
+                # Recovery takes snapshots of the current session only.
+                self.note_unfillable(state, hole, hole.cause)
         return True
 
     def _reveal_kept(
