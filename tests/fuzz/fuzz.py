@@ -1,9 +1,9 @@
-"""Fuzzing: a million frames, datagrams and requests to recovery each, all garbage, by default.
+"""Fuzzing: a million frames, datagrams and requests to recovery each, and some of its answers, all garbage, by default.
 
-    python tests/fuzz/fuzz.py --frames 1000000 --datagrams 1000000 --requests 1000000 --seed 7
+    python tests/fuzz/fuzz.py --frames 1000000 --datagrams 1000000 --requests 1000000 --replies 100000 --seed 7
 
 Frames go through the whole feed into the plant, datagrams through the decoder and a whole subscriber, requests into
-recovery on a real tick log, and its answers, damaged, into the decoders of a subscriber. Exits 1 on any exception that
+recovery on a real tick log, and its answers into a whole subscriber that has lost much. Exits 1 on any exception that
 is not allowed, on memory that grows beyond the bound, and on a fuzzer that no longer reaches what it should. The seed
 is printed first: the same seed gives the same inputs.
 """
@@ -22,6 +22,7 @@ from typing import Protocol
 
 from datagram_fuzz import DatagramFuzzer
 from frame_fuzz import FrameFuzzer
+from reply_fuzz import ReplyFuzzer
 from request_fuzz import RequestFuzzer
 
 GROWTH_MAX_MIB = 96
@@ -49,6 +50,14 @@ REQUEST_OUTCOMES = (
     "snapshot served",
     "repaired datagram",
     "not answered",
+)
+REPLY_OUTCOMES = (
+    "repaired",
+    "snapshot",
+    "unusable",
+    "connection failed",
+    "signed and right",
+    "Gap",
 )
 
 
@@ -115,8 +124,9 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=1_000_000, help="frames to feed")
     parser.add_argument("--datagrams", type=int, default=1_000_000, help="datagrams to feed")
     parser.add_argument("--requests", type=int, default=1_000_000, help="requests to feed")
+    parser.add_argument("--replies", type=int, default=100_000, help="answers to feed")
     parser.add_argument(
-        "--seconds", type=float, default=0, help="bound for each of the three, 0 for none"
+        "--seconds", type=float, default=0, help="bound for each of the four, 0 for none"
     )
     parser.add_argument("--seed", type=int, default=None, help="default: from the clock")
     options = parser.parse_args()
@@ -141,6 +151,9 @@ def main() -> int:
                 run("requests", requests, options.requests, options.seconds, REQUEST_OUTCOMES)
                 and well
             )
+    if options.replies:
+        replies = ReplyFuzzer(seed)
+        well = run("replies", replies, options.replies, options.seconds, REPLY_OUTCOMES) and well
     print("all well" if well else f"FAILED with seed {seed}")
     return 0 if well else 1
 

@@ -19,7 +19,17 @@ def test_a_short_run_finds_nothing():
     """Tens of thousands of frames, datagrams and requests, by the command that `make fuzz` runs."""
     command = [sys.executable, str(FOLDER / "fuzz.py"), "--seed", "1", "--seconds", "30"]
     finished = subprocess.run(
-        [*command, "--frames", "50000", "--datagrams", "50000", "--requests", "30000"],
+        [
+            *command,
+            "--frames",
+            "50000",
+            "--datagrams",
+            "50000",
+            "--requests",
+            "30000",
+            "--replies",
+            "1500",
+        ],
         capture_output=True,
         text=True,
         timeout=100,
@@ -81,9 +91,10 @@ def test_the_same_seed_gives_the_same_inputs():
     """A finding can be had again."""
     from datagram_fuzz import DatagramFuzzer
     from frame_fuzz import FrameFuzzer
+    from reply_fuzz import ReplyFuzzer
     from request_fuzz import RequestFuzzer
 
-    for kind in (FrameFuzzer, DatagramFuzzer, RequestFuzzer):
+    for kind in (FrameFuzzer, DatagramFuzzer, RequestFuzzer, ReplyFuzzer):
         inputs = []
         for _ in range(2):
             fuzzer = kind(5)
