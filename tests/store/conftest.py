@@ -16,10 +16,14 @@ from tickerplant.store.local_server import LocalServer, cache_folder
 
 @pytest.fixture(scope="session")
 def questdb_server() -> Iterator[LocalServer]:
-    """A running server, shared: a test drops the tables that it makes, or has its own names."""
+    """A running server, shared: a test drops the tables that it makes, or has its own names.
+
+    In its development mode, in which a table can be suspended on demand; one that was resumed is looked at soon.
+    """
+    settings = {"dev.mode.enabled": "true", "cairo.wal.sequencer.check.interval": "100"}
     folder = Path(tempfile.mkdtemp(prefix="questdb-"))
     try:
-        with LocalServer(folder, cache_folder()) as server:
+        with LocalServer(folder, cache_folder(), settings=settings) as server:
             yield server
     finally:
         shutil.rmtree(folder, ignore_errors=True)

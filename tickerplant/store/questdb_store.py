@@ -32,6 +32,8 @@ from tickerplant.store.schema import MATERIALIZED_VIEWS
 from tickerplant.store.schema_check import LiveSchema, blocking, compare, read_schema
 
 POSITION_FILE = "questdb-position.json"
+_SYSTEM_FAULT = "errno: "
+"""In the server's words when a file cannot be written, for which it blames a line too."""
 _LINE = re.compile(r'"line"\s*:\s*(\d+)')
 
 
@@ -291,40 +293,52 @@ class QuestDbBackend:
 
     def _write(self, batch: _Batch) -> Committed:
         """In the writer's thread: all but the rows that the server refuses. Raises `StoreUnavailableError`."""
-        sender, parts = self._sender, batch.parts
-        assert sender is not None
-        rejected: list[RejectedRow] = []
-        while True:
-            try:
-                for table, _rows, frame in parts:
-                    sender.dataframe(
-                        frame, table_name=table.name, symbols=symbols(table, frame), at=table.time
-                    )
-                sender.flush()
-                break
-            except QuestDBError as error:
-                refused, parts = self._without_refused(parts, error)
-                rejected.append(refused)
-                if len(rejected) > QUESTDB_REFUSED_PER_BATCH_MAX:
-                    raise StoreUnavailableError(
-                        f"QuestDB {self._address} refuses too many rows of a batch, at last: {refused.reason}"
-                    ) from error
+        parts = batch.parts
+        refused: list[RejectedRow] = []
+        while (error := self._flush(parts)) is not None:
+            one, parts = self._without_refused(parts, error)
+            refused.append(one)
+            if len(refused) > QUESTDB_REFUSED_PER_BATCH_MAX:
+                raise StoreUnavailableError(
+                    f"QuestDB {self._address} refuses too many rows of a batch, at last: {one.reason}"
+                )
         self.batches += 1
         self.rows_written += sum(len(part.rows) for part in parts)
-        return Committed(batch.position, rejected)
+        return Committed(batch.position, [one for one in refused if self._is_refused_again(one)])
+
+    def _flush(self, parts: list[_Part]) -> QuestDBError | None:
+        """One request; the error if the server names a row. Raises `StoreUnavailableError` for any other."""
+        assert self._sender is not None
+        try:
+            for table, _rows, frame in parts:
+                names = symbols(table, frame)
+                self._sender.dataframe(frame, table_name=table.name, symbols=names, at=table.time)
+            self._sender.flush()
+        except QuestDBError as error:
+            text = str(error)
+            is_rows = error.code == QuestDBErrorCode.ServerFlushError and _LINE.search(text)
+            if not is_rows or _SYSTEM_FAULT in text:
+                raise self._unavailable(error) from error
+            return error
+        return None
+
+    def _is_refused_again(self, one: RejectedRow) -> bool:
+        """Alone, after others were taken: then it is this row's fault, not a passing state of the server."""
+        table = TABLES[one.table]
+        data, rows, _ = fitting_rows(table, [one.row])
+        return self._flush([_Part(table, rows, to_frame(table, data))]) is not None
 
     def _without_refused(
         self, parts: list[_Part], error: QuestDBError
     ) -> tuple[RejectedRow, list[_Part]]:
-        """The row that the server named, and the rest. Raises `StoreUnavailableError` if it is no row's fault."""
-        match = _LINE.search(str(error))
-        if error.code != QuestDBErrorCode.ServerFlushError or match is None:
-            raise self._unavailable(error) from error
+        """The row that the server named, and the rest. Raises `StoreUnavailableError` if the schema is at fault."""
         assert self._server is not None
         try:
             self._check_schema(read_schema(self._server))
         except CredentialsError as refusal:
             raise StoreUnavailableError(str(refusal)) from refusal
+        match = _LINE.search(str(error))
+        assert match is not None
         index = int(match[1]) - 1
         for number, (table, rows, _frame) in enumerate(parts):
             if 0 <= index < len(rows):
