@@ -7,7 +7,7 @@ ARGS ?=
 # Processes that the tests are divided among, whole files to each; 0: all in one.
 JOBS ?= 2
 
-.PHONY: help install demo test lint types bench soak fuzz questdb clean
+.PHONY: help install demo test lint types bench soak fuzz million questdb clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ soak: $(VENV)/.installed ## ten minutes of simulated flow with every fault; ARGS
 
 fuzz: $(VENV)/.installed ## a million frames, datagrams and requests each of garbage
 	@$(BIN)/python tests/fuzz/fuzz.py $(ARGS)
+
+million: $(VENV)/.installed ## a million messages into a real QuestDB, then compared; ARGS="--server-kills 3 --store-kills 2"
+	@$(BIN)/python tests/store/million.py $(ARGS)
 
 questdb: $(VENV)/.installed ## a QuestDB server of one's own, fetched with Maven; Ctrl-C ends it
 	@$(BIN)/python -m tickerplant.store.local_server

@@ -1,0 +1,15 @@
+"""The short run of `million.py`: plant, store and server as processes, a server and a store killed on the way."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent))
+
+from million import run
+
+
+def test_nothing_is_missing_and_nothing_is_there_twice(tmp_path: Path) -> None:
+    outcome = run(tmp_path, messages=8_000, rate=2_000, server_kills=1, store_kills=1)
+    assert outcome.missing == {}
+    assert outcome.store_starts >= 2
+    assert outcome.rows >= outcome.messages >= 8_000
