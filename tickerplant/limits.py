@@ -485,6 +485,8 @@ SQL_LISTING_ATTEMPTS = 3
 """A question whose files were merged and removed under it is asked again so often in all; then it has failed."""
 BOOK_LATE_MAX_NS = 3_600 * 1_000_000_000
 """Rows read so much later than the exchange says that they happened are not found by the book at an instant."""
+BENCH_STORE_TIMEOUT_S = 300
+"""Until the store under measurement has stored everything, or ended; then the measurement has failed."""
 PARQUET_ROW_GROUP_ROWS = 131_072
 """Rows of a table that wait in memory for their row group; then it is written."""
 PARQUET_CONVERT_ROWS = 4_096

@@ -23,7 +23,7 @@ def questdb_server() -> Iterator[LocalServer]:
     settings = {"dev.mode.enabled": "true", "cairo.wal.sequencer.check.interval": "100"}
     folder = Path(tempfile.mkdtemp(prefix="questdb-"))
     try:
-        with LocalServer(folder, cache_folder(), settings=settings) as server:
+        with LocalServer(folder, cache_folder(), is_light=True, settings=settings) as server:
             yield server
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -37,7 +37,7 @@ def new_questdb(tmp_path: Path) -> Iterator[Callable[..., LocalServer]]:
         def make(**settings: str) -> LocalServer:
             dotted = {name.replace("_", "."): value for name, value in settings.items()}
             folder = Path(tempfile.mkdtemp(prefix="questdb-", dir=tmp_path))
-            server = LocalServer(folder, cache_folder(), settings=dotted)
+            server = LocalServer(folder, cache_folder(), is_light=True, settings=dotted)
             stack.callback(server.kill)
             return server
 

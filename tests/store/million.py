@@ -60,12 +60,21 @@ def store_settings(server: LocalServer, folder: Path) -> Settings:
     }
 
 
-def run(folder: Path, *, messages: int, rate: int, server_kills: int, store_kills: int) -> Outcome:
+def run(
+    folder: Path,
+    *,
+    messages: int,
+    rate: int,
+    server_kills: int,
+    store_kills: int,
+    markets: int = 200,
+    is_light: bool = False,
+) -> Outcome:
     """Everything on this machine, each part a process. `rate` is of the exchange, in frames a second."""
     started_s = time.monotonic()
-    with LocalServer(folder / "questdb", cache_folder()) as server:
+    with LocalServer(folder / "questdb", cache_folder(), is_light=is_light) as server:
         apply(http_of(server), 0)
-        options = ("--markets", "200", "--rate", str(rate), "--window", "0", "--seed", "1")
+        options = ("--markets", str(markets), "--rate", str(rate), "--window", "0", "--seed", "1")
         with Simulation(folder, *options) as simulation:
             everything: Settings = {"markets": {"all_open": True}}
             settings = merged(simulation.settings, everything, store_settings(server, folder))

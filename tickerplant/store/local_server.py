@@ -47,8 +47,10 @@ _JAVA_OPTIONS = (
     "-ea",
     "-Dnoebug",
     "-XX:+UnlockExperimentalVMOptions",
-    "-XX:+UseParallelGC",
 )
+_FAST_OPTIONS = ("-XX:+UseParallelGC",)
+_LIGHT_OPTIONS = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+"""Starts with two thirds of the processor time, and is slower in the long run."""
 _END_WITH_PARENT = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15, 0, 0, 0); "
     "os.getppid() == int(sys.argv[1]) and os.execv(sys.argv[2], sys.argv[2:])"
@@ -166,12 +168,17 @@ class LocalServer:
         cache: Path,
         *,
         heap: str = "512m",
+        is_light: bool = False,
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        """`settings` are lines of its server.conf. Fetches what is needed. Raises `StoreError`."""
+        """`settings` are lines of its server.conf; a light server is for tests. Raises `StoreError`.
+
+        Fetches what is needed.
+        """
         self.root = root
         self.user, self.password = USER, secrets.token_urlsafe(18)
         self.http_port = self.pg_port = self.health_port = 0
+        self._java_options = (*_JAVA_OPTIONS, *(_LIGHT_OPTIONS if is_light else _FAST_OPTIONS))
         self._heap = heap
         self._settings = dict(settings or {})
         self._jar, self._java = server_jar(cache), java(cache)
@@ -275,7 +282,7 @@ class LocalServer:
     def _launch(self) -> None:
         assert not self.pid, "it runs"
         command = [
-            *(self._java, *_JAVA_OPTIONS, f"-Xmx{self._heap}", "-p", str(self._jar)),
+            *(self._java, *self._java_options, f"-Xmx{self._heap}", "-p", str(self._jar)),
             *("-m", "io.questdb/io.questdb.ServerMain", "-d", str(self.root)),
         ]
         with (self.root / "output.log").open("ab") as output:
