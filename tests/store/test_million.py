@@ -20,6 +20,6 @@ def test_nothing_is_missing_and_nothing_is_there_twice(tmp_path: Path) -> None:
         markets=30,
         is_light=True,
     )
-    assert outcome.missing == {}
+    assert outcome.missing == {}, outcome
     assert outcome.store_starts >= 2
     assert outcome.rows >= outcome.messages >= 5_000

@@ -86,18 +86,8 @@ class PlantState:
 
     def receive(self, header: Header, datagram: bytes) -> None:
         """The next datagram; those of former sessions and what is known already are skipped."""
-        if header.session != self.session:
-            if header.session < self.session:
-                return
-            self.begin_session(header.session, header.publisher, header.partition)
-        stream, seq = header.stream, header.seq
-        expected = self.next_seqs[stream - 1]
-        if seq != expected:
-            if seq < expected:
-                return
-            self._lose(stream)
-        self.next_seqs[stream - 1] = seq + header.message_count
-        if header.kind != Kind.DATA or stream == Stream.TRADE:
+        stream = header.stream
+        if not self.admit(header) or header.kind != Kind.DATA or stream == Stream.TRADE:
             return
         try:
             messages = decode_body(datagram, header)
@@ -106,6 +96,21 @@ class PlantState:
             self._lose(stream)
             return
         self.apply(messages)
+
+    def admit(self, header: Header) -> bool:
+        """Whether it is the next datagram, or one after a hole; then its messages are to be applied."""
+        if header.session != self.session:
+            if header.session < self.session:
+                return False
+            self.begin_session(header.session, header.publisher, header.partition)
+        stream, seq = header.stream, header.seq
+        expected = self.next_seqs[stream - 1]
+        if seq != expected:
+            if seq < expected:
+                return False
+            self._lose(stream)
+        self.next_seqs[stream - 1] = seq + header.message_count
+        return True
 
     def apply(self, messages: Iterable[AnyMessage | None]) -> None:
         """Messages of the session, in order."""

@@ -5,14 +5,19 @@ more. Used by one thread at a time.
 """
 
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
+from tickerplant.core.book_snapshots import BookSnapshots
 from tickerplant.core.logformat import LogPosition, sent_ns_of
-from tickerplant.core.rows import RowMapper
+from tickerplant.core.rows import Row, RowMapper
+from tickerplant.core.tables import BOOK_SNAPSHOTS
+from tickerplant.core.wire import Kind, decode_body, decode_header
 from tickerplant.errors import WireError
 from tickerplant.limits import STORE_READ_BYTES
 from tickerplant.runtime.logreader import LogBatch, LogFault, LogReader
 from tickerplant.store.backend import Backend
+from tickerplant.store.book_state import books_at
 from tickerplant.store.dead_letters import DeadLetters
 
 
@@ -26,8 +31,9 @@ class LogFollower:
         dead_letters: DeadLetters,
         *,
         read_bytes: int = STORE_READ_BYTES,
+        snapshot_interval_ns: int = 0,
     ) -> None:
-        """Opens nothing yet."""
+        """Books that changed are stored whole every `snapshot_interval_ns`; 0: never. Opens nothing yet."""
         self.folder = folder
         self.backend = backend
         self.dead_letters = dead_letters
@@ -44,6 +50,8 @@ class LogFollower:
         self.log_faults = 0
         self.undecodable_datagrams = 0
         self._read_bytes = read_bytes
+        self._snapshot_interval_ns = snapshot_interval_ns
+        self._snapshots: BookSnapshots | None = None
         self._reader: LogReader | None = None
         self._sent: deque[tuple[LogPosition, int]] = deque()
         """What was taken and is not durable: up to where, and when the plant had sent it."""
@@ -98,25 +106,43 @@ class LogFollower:
         self.faults += batch.faults
         self.log_faults += len(batch.faults)
         mapper = RowMapper()
+        snapshots: list[Row] = []
         for offset, datagram in batch.records:
             try:
-                mapper.add_datagram(datagram)
+                snapshots += self._map(mapper, datagram)
             except WireError as error:
                 self.undecodable_datagrams += 1
                 position = LogPosition(*batch.segment, offset)
                 self.dead_letters.add_datagram(position, datagram, str(error))
-        row_count = mapper.row_count
-        self.dead_letters.add_rows(self.backend.take(mapper.take(), batch.position, now_ns))
+        row_count = mapper.row_count + len(snapshots)
+        rows = mapper.take()
+        if snapshots:
+            rows[BOOK_SNAPSHOTS.name] = snapshots
+        self.dead_letters.add_rows(self.backend.take(rows, batch.position, now_ns))
         self.rows += row_count
         self.datagrams += len(batch.records)
         if batch.records:
             self.taken_sent_ns = sent_ns_of(batch.records[-1][1])
             self._sent.append((batch.position, self.taken_sent_ns))
 
+    def _map(self, mapper: RowMapper, datagram: bytes) -> list[Row]:
+        """Its rows into `mapper`; the snapshots that are due before it. Raises `WireError`; then nothing was added."""
+        header = decode_header(datagram)
+        if header.kind != Kind.DATA:
+            return []
+        messages = decode_body(datagram, header)
+        mapper.add_messages(header, messages)
+        return [] if self._snapshots is None else self._snapshots.receive(header, messages)
+
     def _read_from(self, position: LogPosition | None) -> None:
         self.durable = position
         self._sent.clear()
         self._reader = LogReader(self.folder, position, read_bytes=self._read_bytes)
+        if self._snapshot_interval_ns:
+            with suppress(OSError):
+                # What keeps the log from being read here is told when it is read on.
+                state = books_at(self.folder, position)
+                self._snapshots = BookSnapshots(self._snapshot_interval_ns, state)
 
     def _close_reader(self) -> None:
         if self._reader is not None:

@@ -72,7 +72,12 @@ class StoreProcess:
         self.folder = store_folder(store.directory, state_directory)
         self.backend = new_backend(store, self.folder)
         log = log_folder(config.ticklog.directory, state_directory)
-        self.service = StoreService(log, self.backend, DeadLetters(self.folder))
+        self.service = StoreService(
+            log,
+            self.backend,
+            DeadLetters(self.folder),
+            snapshot_interval_ns=store.book_snapshot_interval_s * _SECOND_NS,
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Store until `stop` is set. Raises the `TickerplantError` that ended it."""

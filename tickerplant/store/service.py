@@ -40,12 +40,21 @@ CONSUMER = "store"
 class StoreService:
     """One store of one log folder; `start`, then `close`."""
 
-    def __init__(self, folder: Path, backend: Backend, dead_letters: DeadLetters) -> None:
-        """Of the tick log in `folder`. Opens nothing yet."""
+    def __init__(
+        self,
+        folder: Path,
+        backend: Backend,
+        dead_letters: DeadLetters,
+        *,
+        snapshot_interval_ns: int = 0,
+    ) -> None:
+        """Of the tick log in `folder`; for the interval see `LogFollower`. Opens nothing yet."""
         self.folder = folder
         self.log: Any = structlog.get_logger()
         self.supervisor = Supervisor(self.log)
-        self.follower = LogFollower(folder, backend, dead_letters)
+        self.follower = LogFollower(
+            folder, backend, dead_letters, snapshot_interval_ns=snapshot_interval_ns
+        )
         self.failures = 0
         """How often the backend could not take rows."""
         self.read_failures = 0
