@@ -32,7 +32,7 @@ from processes import (
     merged,
 )
 
-RUN_TIMEOUT_S = 40.0
+RUN_TIMEOUT_S = 100.0
 RUNS_AT_ONCE = 3
 MARKETS = 6
 SKEW_S = 120
