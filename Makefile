@@ -7,7 +7,7 @@ ARGS ?=
 # Processes that the tests are divided among, whole files to each; 0: all in one.
 JOBS ?= 2
 
-.PHONY: help install demo test lint types bench soak fuzz million questdb clean
+.PHONY: help install demo test lint types bench soak fuzz seeds million questdb clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -57,6 +57,9 @@ million: $(VENV)/.installed ## a million messages into a real QuestDB, then comp
 
 questdb: $(VENV)/.installed ## a QuestDB server of one's own, fetched with Maven; Ctrl-C ends it
 	@$(BIN)/python -m tickerplant.store.local_server
+
+seeds: $(VENV)/.installed ## the subscriber on hundreds of bad networks, on a virtual clock; a failure names its seed
+	@$(BIN)/pytest tests/subscriber/test_seeded_network.py --seeds 200 $(ARGS)
 
 clean: ## remove what make made
 	rm -rf $(VENV) .questdb build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*

@@ -2,8 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ import uvloop
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "models"))
 
+from listening import books_right, every, listening
 from recovery_server import recovery
 from repaired_feed import MulticastPlant
 
 from tickerplant.core.messages import Bbo, GapCause, Stream, Trade
-from tickerplant.core.wire import Header, Kind
 from tickerplant_subscriber import Gap, SnapshotApplied, Subscriber
 
 MakePlant = Callable[..., MulticastPlant]
@@ -33,64 +32,6 @@ def make_plant(tmp_path: Path, group: str, port: int) -> Iterator[MakePlant]:
     yield make
     for plant in plants:
         plant.close()
-
-
-class Listening:
-    """A subscriber whose items are collected in the background."""
-
-    def __init__(self, subscriber: Subscriber) -> None:
-        self.subscriber = subscriber
-        self.items: list[Any] = []
-
-    async def collect(self) -> None:
-        async for item in self.subscriber:
-            self.items.append(item)
-
-    def of(self, *kinds: type) -> list[Any]:
-        return [item for item in self.items if isinstance(item, kinds)]
-
-    async def until(self, condition: Callable[[], object], plant: Any = None) -> None:
-        """`condition()` holds; the plant's heartbeats go on."""
-        async with asyncio.timeout(10):
-            while not condition():
-                if plant is not None:
-                    plant.tick()
-                await asyncio.sleep(0.002)
-
-
-@asynccontextmanager
-async def listening(group: str, port: int, server: Any, **options: Any) -> AsyncIterator[Listening]:
-    addresses = [] if server is None else [f"127.0.0.1:{server.port}"]
-    async with Subscriber(group_a=group, port=port, recovery=addresses, **options) as subscriber:
-        listener = Listening(subscriber)
-        task = asyncio.create_task(listener.collect())
-        yield listener
-        subscriber.close()
-        await task
-
-
-def every(count: int, *, stream: Stream | None = None) -> Callable[[Header], bool]:
-    """Each so-maniest data datagram is lost."""
-    seen = [0]
-
-    def is_lost(header: Header) -> bool:
-        if header.kind != Kind.DATA or stream not in (None, header.stream):
-            return False
-        seen[0] += 1
-        return seen[0] % count == 0
-
-    return is_lost
-
-
-def books_right(plant: MulticastPlant, subscriber: Subscriber) -> bool:
-    """Every book of the plant is there, LIVE and equal; STALE ones of the plant are STALE."""
-    for entry in plant.plant.entries.values():
-        view = subscriber.book(entry.ticker)
-        if view is None or view.live != (entry.in_sync and entry.live):
-            return False
-        if view.live and view.checksum() != entry.checksum():
-            return False
-    return True
 
 
 async def test_what_is_lost_on_the_way_is_repaired(
