@@ -7,7 +7,7 @@ ARGS ?=
 # Processes that the tests are divided among, whole files to each; 0: all in one.
 JOBS ?= 2
 
-.PHONY: help install demo test lint types bench soak fuzz seeds million questdb clean
+.PHONY: help install demo test lint types bench soak network fuzz seeds million questdb clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -48,6 +48,9 @@ bench: $(VENV)/.installed ## messages per second and latency percentiles beside 
 
 soak: $(VENV)/.installed ## ten minutes of simulated flow with every fault; ARGS='--for 30s' is the short run
 	@$(BIN)/python tests/soak/soak.py $(ARGS)
+
+network: $(VENV)/.installed ## two hosts and every kind of bad network between them, five rounds of two minutes; needs root
+	@$(BIN)/python tests/network/network.py $(ARGS)
 
 fuzz: $(VENV)/.installed ## a million frames, datagrams and requests each of garbage
 	@$(BIN)/python tests/fuzz/fuzz.py $(ARGS)

@@ -2,6 +2,7 @@
 
     python recording_subscriber.py --group 239.196.0.1 --port 20000 --recovery 127.0.0.1:20001 --recording FILE
 
+The report has a field more than that of `subscriber_process.py`: `waiting`, items received and not yet handed out.
 A record is a byte (M a message, E an event), a length of four bytes, and the message in msgpack or the event in JSON.
 """
 
@@ -22,7 +23,6 @@ from subscriber_process import Record
 from tickerplant_subscriber import AnyMessage, Event, Live, Stale, Subscriber
 
 _KEPT_OF_A_TYPE = 100
-_LOOKS_MAX = 2_000
 
 
 class Recording(Record):
@@ -53,12 +53,9 @@ async def serve(subscriber: Subscriber, recording: Recording) -> None:
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        for _ in range(_LOOKS_MAX):
-            if not subscriber.waiting_count:
-                break
-            await asyncio.sleep(0.001)
         recording.flush()
-        body = recording.report(subscriber)
+        waiting = b',"waiting":%d}' % subscriber.waiting_count
+        body = recording.report(subscriber)[:-1] + waiting
         writer.write(b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
         await writer.drain()
         writer.close()
@@ -88,6 +85,7 @@ def main() -> None:
         port=arguments.port,
         recovery=[arguments.recovery],
         key_path=arguments.key,
+        when_slow="block",
     )
     uvloop.run(serve(subscriber, Recording(arguments.recording)))
 

@@ -112,7 +112,7 @@ class RecordingSubscriber(Process):
             raise
 
     def report(self) -> dict[str, Any]:
-        """What it has: books, events, stats. All that it was handed so far is in the recording then."""
+        """What it has: books, events, stats. All that it was handed by then is in the recording."""
         self.require_alive()
         report: dict[str, Any] = json.loads(http(self._url))
         return report
@@ -202,6 +202,11 @@ class World:
         """SIGKILL; the next one starts where it left off."""
         kill(self.plant)
 
+    def stop_plant(self) -> None:
+        """In order; recovery ends with it."""
+        with self.on_plant_host():
+            assert self.plant.stop() == 0
+
     def kill_recovery(self) -> None:
         """SIGKILL; the plant starts it again."""
         started = len(self.plant.events("companion_started"))
@@ -252,15 +257,16 @@ class World:
     def end(self) -> Proof:
         """After `settle`: the plant ends its session, the subscriber hears it, and what it was handed is compared."""
         session = int(self.plant.events("session_begins")[-1]["session"])
-        with self.on_plant_host():
-            assert self.plant.stop() == 0
+        self.stop_plant()
 
-        def has_ended() -> bool:
+        def is_over() -> bool:
             with self.on_subscriber_host():
-                streams = self.subscriber.report()["stats"]["streams"]
-            return all(one["ended"] and one["session"] == session for one in streams)
+                report = self.subscriber.report()
+            streams = report["stats"]["streams"]
+            has_ended = all(one["ended"] and one["session"] == session for one in streams)
+            return has_ended and not report["waiting"]
 
-        wait_for(has_ended, "the end of the session being heard")
+        wait_for(is_over, "the end of the session being heard")
         self.subscriber.stop()
         return prove(self.subscriber.recording, log_folder(self._folder / "plant"))
 
