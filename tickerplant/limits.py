@@ -506,6 +506,10 @@ PARQUET_REJECTED_MAX = 1_000
 """Rows in one take that no column can hold, handed back one by one; further ones are only counted."""
 
 # --- audit ----------------------------------------------------------------------------------------
+AUDIT_ROW_BLOCK_SEQS = 1_024
+"""Messages whose stored rows are tallied together, and looked at row by row if the tally differs from the log's."""
+AUDIT_ROW_BLOCKS_SHOWN = 64
+"""Such blocks that are looked at row by row; further ones are named as a whole."""
 AUDIT_FINDINGS_KEPT = 1_000
 """Findings that an audit lists one by one; further ones are only counted."""
 AUDIT_STALE_TOLD_WITHIN_NS = 60_000_000_000

@@ -8,10 +8,12 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from processes import Plant, Settings, Simulation, free_network, wait_for
 from restart_bed import log_folder, start_plant
 
+from tickerplant.cli import main
 from tickerplant.core.rows import RowMapper
 from tickerplant.history import History
 from tickerplant.runtime.logreader import LogReader
@@ -90,3 +92,9 @@ def test_past_books_of_a_real_exchange_and_a_store_that_is_killed(
             for ticker, (bids, asks) in told.items():
                 book = stored.book_at(ticker, at_ns).book
                 assert (book.bids, book.asks) == (dict(bids), dict(asks)), (ticker, at_ns)
+    words = ["audit", "--log", str(log_folder(tmp_path)), "--store", str(folder)]
+    assert main(words) == 0
+    file = read_folder(folder).files_of("bbo")[0]
+    data = pq.read_table(file.path)
+    pq.write_table(data.slice(1), file.path)
+    assert main(words) == 1, "a row was removed by hand"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tickerplant.audit.capture_run import CaptureRun
 from tickerplant.audit.findings import Findings
@@ -11,6 +12,9 @@ from tickerplant.audit.report import AuditReport, report_of
 from tickerplant.audit.session_log import SessionLog, TellProgress
 from tickerplant.audit.sources import Figures, Source
 
+if TYPE_CHECKING:
+    from tickerplant.audit.audited_store import AuditedStore
+
 
 def audit_session(
     log_folder: Path,
@@ -18,9 +22,10 @@ def audit_session(
     *,
     capture_folder: Path | None = None,
     recordings: Sequence[Path] = (),
+    store: "AuditedStore | None" = None,
     tell_progress: TellProgress | None = None,
 ) -> AuditReport:
-    """Audit one session of a log, None: the newest, and with it the capture of its inputs and recordings of it.
+    """Audit one session of a log, None: the newest, and with it the capture of its inputs, recordings and stored rows.
 
     Reads files only, and may run beside the plant. Raises `ConfigurationError` if there is no such session,
     `RecordingError`, `OSError`.
@@ -41,6 +46,10 @@ def audit_session(
         figures["exchange"] = capture.figures()
     log.judge_end(audit, findings)
     figures |= {source.where: source.figures() for source in sources}
+    if store is not None:
+        from tickerplant.audit.store_audit import StoreAudit  # noqa: PLC0415  # needs the extra `history`
+
+        figures["store"] = StoreAudit(findings, log_folder, log.names[0], store).run()
     return report_of(findings, {"log": _figures_of(log, audit)} | figures)
 
 

@@ -1,6 +1,7 @@
 """`tickerplant audit`: proves that nothing was lost, or names each hole with its cause and time."""
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ from tickerplant.commands.options import add_config_options, load_config_of
 from tickerplant.errors import EXIT_FAILURE, EXIT_OK, ConfigurationError, TickLogError
 
 if TYPE_CHECKING:
+    from tickerplant.audit.audited_store import AuditedStore
     from tickerplant.audit.report import AuditReport
 
 LAST = "last"
@@ -22,7 +24,8 @@ examples:
   tickerplant audit --session 1795265082001121921 --json | jq .by_cause
 
 The log alone proves its sequences, books, quotes and the chain of sessions. With the capture every frame of the
-exchange is accounted for in the log; with a recording every message of the log in the recording.
+exchange is accounted for in the log; with a recording every message of the log in the recording; with the store every
+row that follows from the log, as far as the store says it is.
 
 exit codes: 0 everything is accounted for, 1 holes or an unreadable log, 2 usage or configuration"""
 
@@ -32,7 +35,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = subparsers.add_parser(
         "audit",
         help="prove that nothing was lost, or name the holes",
-        description="Account for every message of a session: exchange frames, tick log, recordings. Reads files only.",
+        description="Account for every message of a session: exchange frames, tick log, recordings, rows. Only reads.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -58,6 +61,11 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         dest="recordings",
         help="folder of a recorder; may be given several times",
     )
+    parser.add_argument(
+        "--store",
+        metavar="DIR",
+        help="folder of the stored rows (default: the configured store, if it has rows and --log is not given)",
+    )
     parser.add_argument("--json", action="store_true", help="the report as one JSON object")
     add_config_options(parser)
     parser.set_defaults(run=run)
@@ -78,6 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tickerplant.commands.progress import progress_bar
 
     log, capture = _folders(arguments)
+    store = _store(arguments, log)
     is_complete = True
     try:
         for session in _sessions(log, arguments.session):
@@ -86,12 +95,16 @@ def run(arguments: argparse.Namespace) -> int:
                 session,
                 capture_folder=_capture_of(capture, session, is_named=bool(arguments.capture)),
                 recordings=[Path(folder).expanduser() for folder in arguments.recordings],
+                store=store,
                 tell_progress=progress_bar(),
             )
             _print(report, is_json=arguments.json)
             is_complete = is_complete and report.is_complete
     except OSError as error:
         raise TickLogError(f"audit: {error.filename or ''}: {error.strerror}") from error
+    finally:
+        if store is not None:
+            store.source.close()
     return EXIT_OK if is_complete else EXIT_FAILURE
 
 
@@ -131,6 +144,29 @@ def _folders(arguments: argparse.Namespace) -> tuple[Path, Path | None]:
         if configured.is_dir() and capture_files(configured):
             capture = configured
     return _require_log(log_folder(config.ticklog.directory, state_directory)), capture
+
+
+def _store(arguments: argparse.Namespace, log: Path) -> "AuditedStore | None":
+    """The store of `--store`, or the configured one if it has begun. Raises `ConfigurationError`, `StoreError`."""
+    folder = _folder("--store", arguments.store)
+    if folder is not None:
+        from tickerplant.audit.audited_store import open_parquet
+
+        return open_parquet(folder)
+    # Without the extra `history` the rest is audited all the same.
+    if arguments.log or find_spec("duckdb") is None or find_spec("pyarrow") is None:
+        return None
+    from tickerplant.audit.audited_store import open_parquet, open_questdb
+    from tickerplant.runtime.logfolder import load_position
+    from tickerplant.store.parquet_folder import store_folder
+
+    loaded = load_config_of(arguments)
+    if loaded.config.store.backend == "questdb":
+        if not loaded.config.store.enabled or load_position(log, "store") is None:
+            return None
+        return open_questdb(loaded.config.store, log)
+    folder = store_folder(loaded.config.store.directory, loaded.state_directory)
+    return open_parquet(folder) if folder.is_dir() else None
 
 
 def _require_log(folder: Path) -> Path:
