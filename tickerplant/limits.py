@@ -484,6 +484,8 @@ SQL_SHOWN_ROWS = 1_000
 """Rows of an answer that are shown as a table unless told otherwise; the other formats have all."""
 SQL_BATCH_ROWS = 65_536
 """Rows of an answer that are held at a time where it is written as it comes."""
+SQL_CSV_BLOCK_BYTES = 8 * 1024 * 1024
+"""Of an answer of QuestDB, that become rows at a time; one row must fit."""
 SQL_LISTING_ATTEMPTS = 3
 """A question whose files were merged and removed under it is asked again so often in all; then it has failed."""
 BOOK_LATE_MAX_NS = 3_600 * 1_000_000_000

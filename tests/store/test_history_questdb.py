@@ -147,6 +147,33 @@ def test_the_command_asks_the_server(day, questdb, capsys, tmp_path):
     assert questdb.trades().num_rows
 
 
+def test_values_of_every_kind_and_none_come_as_they_are(questdb):
+    """Short texts, quotes, line breaks, empty and null, the largest integer, arrays, nanoseconds."""
+    server = questdb.source.server
+    server.execute(
+        "CREATE TABLE kinds (ts TIMESTAMP_NS, s SYMBOL, v VARCHAR, l LONG, b BOOLEAN, a DOUBLE[][]) "
+        "TIMESTAMP(ts) PARTITION BY DAY WAL"
+    )
+    try:
+        for values in (
+            "123456789Z','a\"b,c','short',9223372036854775807,true,ARRAY[[1.0,2.5],[3.0,4.0]]",
+            "200000000Z',null,null,null,false,null",
+            "300000000Z','','né\nb \"q\" \\n',-5,false,null",
+        ):
+            server.execute(f"INSERT INTO kinds VALUES ('2026-09-21T14:13:20.{values})")
+        assert server.execute("SELECT wait_wal_table('kinds')") == [[True]]
+        found = questdb.sql("SELECT * FROM kinds ORDER BY ts")
+    finally:
+        server.execute("DROP TABLE kinds")
+    assert found["ts"].cast(pa.int64())[0].as_py() % 1_000_000_000 == 123_456_789
+    assert found.drop_columns("ts").to_pylist() == [
+        {"s": 'a"b,c', "v": "short", "l": 2**63 - 1, "b": True, "a": [[1.0, 2.5], [3.0, 4.0]]},
+        {"s": None, "v": None, "l": None, "b": False, "a": None},
+        {"s": "", "v": 'né\nb "q" \\n', "l": -5, "b": False, "a": None},
+    ]
+    assert not questdb.sql("SELECT * FROM book_snapshots").num_rows
+
+
 def test_the_audit_takes_the_server_in(day, questdb):
     """Every row of the log is there; a value changed by hand is named."""
     log = day.state / "ticklog"

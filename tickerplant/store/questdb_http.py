@@ -8,7 +8,7 @@ import http.client
 import json
 import ssl
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 from urllib.parse import urlencode
 
 from tickerplant.errors import CredentialsError, StoreError, StoreUnavailableError
@@ -143,6 +143,64 @@ class QuestDbHttp:
             raise StoreUnavailableError(f"QuestDB {self.address}: {reason}: try again") from error
         finally:
             connection.close()
+
+    def export_csv(self, sql: str, output: IO[bytes]) -> None:
+        """Write the answer to a SELECT as CSV, null without quotes and text within; nothing else than SELECT is taken.
+
+        Raises as `execute`, and `OSError` of `output`.
+        """
+        connection = self._connection(QUESTDB_EXPORT_TIMEOUT_S)
+        try:
+            try:
+                connection.request(
+                    "GET", f"/exp?{urlencode({'query': sql})}", headers=self._login.header()
+                )
+                response = connection.getresponse()
+                if response.status != http.HTTPStatus.OK:
+                    body = response.read(QUESTDB_ANSWER_MAX_BYTES)
+                    raise self._refusal(response.status, body, sql)
+            except (OSError, http.client.HTTPException) as error:
+                raise self._unreachable(error) from error
+            while chunk := self._read(response):
+                output.write(chunk)
+        finally:
+            connection.close()
+
+    def types_of(self, sql: str) -> list[tuple[str, str, int]]:
+        """(name, type, dimensions of an array) of each column of the answer to a SELECT. Raises as `execute`."""
+        path = f"/exec?{urlencode({'query': sql, 'limit': '0'})}"
+        status, body = self._request(path, QUESTDB_REQUEST_TIMEOUT_S)
+        if status != http.HTTPStatus.OK:
+            raise self._refusal(status, body, sql)
+        columns = json.loads(body)["columns"]
+        return [(one["name"], one["type"], one.get("dim", 0)) for one in columns]
+
+    def _refusal(self, status: int, body: bytes, sql: str) -> StoreError | CredentialsError:
+        if status in _UNAUTHORIZED:
+            return CredentialsError(
+                f"QuestDB {self.address} refuses user {self._login.username or '(none)'}: correct store.username "
+                "and the file of store.password_path"
+            )
+        try:
+            words = str(json.loads(body)["error"])
+        except (ValueError, KeyError, TypeError):
+            words = f"HTTP status {status} without an answer"
+        text = f"QuestDB {self.address}: {' '.join(words.split())[:300]}"
+        if status >= _SERVER_FAULT:
+            return StoreUnavailableError(text)
+        return StoreError(f"{text}; the statement was: {' '.join(sql.split())[:300]}")
+
+    def _read(self, response: http.client.HTTPResponse) -> bytes:
+        try:
+            return response.read(ARCHIVE_CHUNK_BYTES)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: Exception) -> StoreUnavailableError:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return StoreUnavailableError(
+            f"QuestDB {self.address}: {reason}: start the server, or correct store.conf"
+        )
 
     def _request(self, path: str, timeout_s: float) -> tuple[int, bytes]:
         connection = self._connection(timeout_s)
