@@ -2,9 +2,10 @@
 
 A recording has the tick log's segments (`tickerplant.core.logformat`), a row of them for each session, so that `replay`
 reads it as it reads a tick log. Two sessions may be written at a time, so the first segment of one does not say where
-the one before ended, and `first_seqs` is 0 where a session has nothing of a stream yet. Beside each segment stands its index, `<session>-<ordinal>.ktx`: entries of
-`INDEX_ENTRY_BYTES`, each of which says how far the streams had come at an offset of the segment. What was told of the
-session beside its messages (gaps and the like) stands in `<session>.events.jsonl`.
+the one before ended, and `first_seqs` is 0 where a session has nothing of a stream yet. Beside each segment stands its
+index, `<session>-<ordinal>.ktx`: entries of `INDEX_ENTRY_BYTES`, each of which says how far the streams had come at an
+offset of the segment. What was told of the session beside its messages (gaps and the like) stands in
+`<session>.events.jsonl`.
 
 Messages are encoded anew, in the order in which each stream was handed out. A heartbeat in a recording says no more
 than "everything of this stream before this sequence was recorded or told as a gap".
