@@ -14,6 +14,7 @@ from tickerplant.core.wire import Header
 from tickerplant.limits import (
     PLANTS_MAX,
     REFUSED_EVENT_INTERVAL_NS,
+    RESUME_PATIENCE_NS,
     SESSION_AHEAD_MAX_NS,
     SESSION_CANDIDATES_MAX,
 )
@@ -149,7 +150,9 @@ class SessionTracker(Delivery):
                 self._refuse(line, "too_many_plants", f"publisher {header.publisher}", now_ns)
                 return None
             plant = PlantState(header.publisher, header.partition, 0)
-            plant.resumed = self.is_from_beginning
+            if self.is_from_beginning:
+                plant.resumed = True
+                plant.patience_ns = RESUME_PATIENCE_NS
             self.plants[header.publisher, header.partition] = plant
         named = header.session in plant.ranges or self.admission.key_ring is not None
         if self.repair is None or (named and not plant.resuming):

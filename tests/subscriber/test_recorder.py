@@ -18,6 +18,7 @@ from repaired_feed import MulticastPlant
 from tickerplant.core.messages import Stream
 from tickerplant.core.wire import Kind, decode_body, decode_header
 from tickerplant.errors import ConfigurationError, RecordingError
+from tickerplant.limits import SESSION_FINISH_NS
 from tickerplant_subscriber import (
     Recorder,
     Strategy,
@@ -204,6 +205,37 @@ async def test_a_recorder_that_starts_before_recovery_waits_for_it(
         await task
     assert recorded(folder) == numbered(plant.datagrams)
     assert again.counts()["gaps"] == 0
+
+
+async def test_what_the_end_of_a_session_lost_is_fetched_also_from_a_recovery_that_is_slow_to_come(
+    make_plant: MakePlant, group: str, port: int, folder: Path
+) -> None:
+    """The plant and its recovery are killed and started again; the last messages were lost on the way."""
+    plant = make_plant()
+    async with recovery(plant.folder) as server:
+        address = server.port
+        recorder = Recorder(folder, group_a=group, port=port, recovery=[f"127.0.0.1:{address}"])
+        task = asyncio.create_task(recorder.run())
+        one = Recording(recorder, plant)
+        await steps(plant, 30)
+        await one.caught_up()
+    plant.is_lost = lambda _header: True
+    plant.step(20)
+    plant.is_lost = lambda _header: False
+    plant.begin_session()
+    arbiter = recorder._reception.arbiter
+    await one.until(lambda: arbiter.plants[1, 0].session == plant.session)
+    loop = asyncio.get_running_loop()
+    heard_s = loop.time()
+    while loop.time() < heard_s + 1.5 * SESSION_FINISH_NS / 1e9:
+        plant.step()
+        await asyncio.sleep(0.02)
+    async with recovery(plant.folder, port=address):
+        await one.caught_up()
+        recorder.stop()
+        await task
+    assert recorder.counts()["gaps"] == 0
+    assert recorded(folder) == numbered(plant.datagrams)
 
 
 @pytest.mark.parametrize("cut_bytes", [1, 7, 300, 5_000])
