@@ -277,7 +277,7 @@ class Arbiter(RepairIntake):
         for plant in self.plants.values():
             for state in plant.streams.values():
                 if state.holes or state.held or state.image is not None:
-                    deadline_ns = min(deadline_ns, _waiting_deadline_ns(state))
+                    deadline_ns = min(deadline_ns, self._waiting_deadline_ns(state))
                 if not _is_quiet(state, plant):
                     deadline_ns = min(deadline_ns, state.last_heard_ns + STREAM_DEAD_NS)
             if plant.unplanned or plant.candidates:
@@ -294,6 +294,22 @@ class Arbiter(RepairIntake):
             deadlines.append(plant.changed_ns + plant.patience_ns)
         return min(deadlines)
 
+    def _waiting_deadline_ns(self, state: StreamState) -> int:
+        """Of a stream with holes or one that is held back."""
+        deadline_ns = min((hole.deadline_ns for hole in state.holes), default=NEVER_NS)
+        if not state.behind:
+            deadline_ns = min(deadline_ns, self._behind_from_ns(state))
+        return deadline_ns
+
+    def _behind_from_ns(self, state: StreamState) -> int:
+        """When a stream with holes or one that is held back counts as behind."""
+        since_ns = NEVER_NS - STREAM_BEHIND_NS
+        if state.holes and not self._is_flowing_on(state):
+            since_ns = state.holes[0].seen_ns
+        if state.held or state.image is not None:
+            since_ns = min(since_ns, state.held_ns)
+        return since_ns + STREAM_BEHIND_NS
+
     def hole_due(self, now_ns: int) -> bool:
         """Whether `handle_timer(now_ns)` would decide what is done about a hole."""
         return any(
@@ -308,7 +324,7 @@ class Arbiter(RepairIntake):
         for plant in tuple(self.plants.values()):
             for state in tuple(plant.streams.values()):
                 self._check_holes(state, now_ns)
-                if _is_waiting(state) and now_ns >= _behind_from_ns(state):
+                if _is_waiting(state) and now_ns >= self._behind_from_ns(state):
                     self._fall_behind(state)
                 is_overdue = state.last_heard_ns + STREAM_DEAD_NS <= now_ns
                 if is_overdue and not _is_quiet(state, plant):
@@ -411,22 +427,6 @@ def _is_quiet(state: StreamState, plant: PlantState) -> bool:
 
 def _is_waiting(state: StreamState) -> bool:
     return bool(state.holes) or state.held or state.image is not None
-
-
-def _waiting_deadline_ns(state: StreamState) -> int:
-    """Of a stream with holes or one that is held back."""
-    deadline_ns = min((hole.deadline_ns for hole in state.holes), default=NEVER_NS)
-    if not state.behind:
-        deadline_ns = min(deadline_ns, _behind_from_ns(state))
-    return deadline_ns
-
-
-def _behind_from_ns(state: StreamState) -> int:
-    """When a stream with holes or one that is held back counts as behind."""
-    since_ns = state.holes[0].seen_ns if state.holes else NEVER_NS - STREAM_BEHIND_NS
-    if state.held or state.image is not None:
-        since_ns = min(since_ns, state.held_ns)
-    return since_ns + STREAM_BEHIND_NS
 
 
 def _silent_from_ns(plant: PlantState) -> int:

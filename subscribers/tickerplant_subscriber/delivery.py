@@ -13,6 +13,8 @@ from tickerplant_subscriber.events import (
 )
 from tickerplant_subscriber.stream_state import NEVER_NS, Image, Messages, Stage, StreamState
 
+FLOWING = frozenset((Stream.TRADE, Stream.BBO, Stream.TICKER))
+"""Streams whose messages need none before them, so that they may be handed out ahead of what is missing."""
 DeliverMessages = Callable[[StreamState, int, Messages, int], None]
 """(stream, sequence of the first message, messages, ts_send_ns)"""
 TakeImage = Callable[[StreamState, Messages], None]
@@ -27,6 +29,8 @@ class Delivery:
         self._deliver_messages = deliver
         self._tell = tell
         self._take_image = take_image
+        self.is_flowing = False
+        """Whether messages of `FLOWING` streams go on while something before them is being repaired."""
         self._kernel_drops: dict[int, int] = {}
         self._kernel_drops_told: dict[int, int] = {}
 
@@ -64,6 +68,10 @@ class Delivery:
         """Hands out and tells whatever is due on a stream."""
         while self._step(state):
             pass
+        if self._is_flowing_on(state):
+            self._flow(state)
+        elif state.ahead_seqs and not state.holes:
+            state.ahead_seqs = {}
         if state.end_seq and not state.ended and state.expected == state.end_seq == state.known:
             state.ended = True
             self._tell(SessionEnded(state.stream, state.session, **_plant_of(state)))
@@ -85,7 +93,9 @@ class Delivery:
         taken = state.take(NEVER_NS if image is None else image.next_seq)
         if taken is not None:
             first_seq, held = taken
-            self._deliver(state, first_seq, held.messages, held.ts_send_ns)
+            if not held.is_out:
+                messages = self._without_overtaken(state, first_seq, held.messages)
+                self._deliver(state, first_seq, messages, held.ts_send_ns)
             return True
         if state.holes and state.holes[0].stage is Stage.LOST:
             self._give_up_first_hole(state)
@@ -94,6 +104,48 @@ class Delivery:
             self._leave_session(state)
             return True
         return False
+
+    # --- ahead of what is missing -----------------------------------------------------------------
+
+    def _is_flowing_on(self, state: StreamState) -> bool:
+        """Whether the stream goes on behind its holes; what is new within the wait for reordering does not count."""
+        return (
+            self.is_flowing
+            and state.stream in FLOWING
+            and bool(state.holes)
+            and state.holes[0].stage is not Stage.WAITING
+            and not state.held
+            and state.image is None
+            and self._is_current(state)
+        )
+
+    def _flow(self, state: StreamState) -> None:
+        end = state.expected
+        for seq, held in list(state.buffered.items()):
+            is_apart, end = seq >= end, max(end, seq + len(held.messages))
+            if held.is_out or not is_apart:
+                continue
+            held.is_out = True
+            messages = self._without_overtaken(state, seq, held.messages)
+            for index, message in enumerate(messages):
+                if message is not None:
+                    ahead_seq = max(seq + index, state.ahead_seqs.get(message.ticker, 0))
+                    state.ahead_seqs[message.ticker] = ahead_seq
+            self._deliver(state, seq, messages, held.ts_send_ns)
+
+    def _without_overtaken(
+        self, state: StreamState, first_seq: int, messages: Messages
+    ) -> Messages:
+        """A quote or ticker of which a newer one was handed out is history; a trade is a trade."""
+        ahead = state.ahead_seqs
+        if not ahead or state.stream is Stream.TRADE:
+            return messages
+        kept = [
+            None if each is not None and ahead.get(each.ticker, 0) > first_seq + index else each
+            for index, each in enumerate(messages)
+        ]
+        state.messages_overtaken += kept.count(None) - messages.count(None)
+        return kept
 
     def _is_up_to_date(self, state: StreamState) -> bool:
         return (

@@ -24,6 +24,10 @@ WhenSlow = Literal["block", "skip"]
 """What happens when the user's code is too slow."""
 
 
+WhileRepairing = Literal["hold", "flow"]
+"""What becomes of messages behind one that is missing and being fetched."""
+
+
 class NetworkOptions(TypedDict, total=False):
     """The keyword arguments of `run`, `run_async` and `Subscriber` about the network; see `ReceiverOptions`."""
 
@@ -121,6 +125,13 @@ def check_when_slow(when_slow: str) -> None:
     """Returns if it is one of the two. Raises `ConfigurationError`."""
     if when_slow not in ("block", "skip"):
         raise ConfigurationError(f"when_slow = {when_slow!r}: choose 'block' or 'skip'")
+
+
+def check_while_repairing(while_repairing: str) -> bool:
+    """Whether messages flow on. Raises `ConfigurationError`."""
+    if while_repairing not in ("hold", "flow"):
+        raise ConfigurationError(f"while_repairing = {while_repairing!r}: choose 'hold' or 'flow'")
+    return while_repairing == "flow"
 
 
 def group_of(first_group: str, stream: int) -> str:

@@ -31,9 +31,10 @@ class Reception:
         fail: Callable[[Exception], None],
         resume: Position | None = None,
         is_skipping: bool = False,
+        is_flowing: bool = False,
         is_from_beginning: bool = False,
     ) -> None:
-        """`is_skipping`: what the kernel dropped is not fetched.
+        """`is_skipping`: what the kernel dropped is not fetched. `is_flowing`: trades, quotes and tickers are not held.
 
         `take_image` None: every message counts, and no snapshot is asked for. `is_from_beginning`: what a session had
         before we joined is fetched.
@@ -54,6 +55,7 @@ class Reception:
             take_image=take_image if addresses else None,
         )
         self.arbiter.is_from_beginning = is_from_beginning
+        self.arbiter.is_flowing = is_flowing
         self.client: RecoveryClient | None = None
         if addresses:
             self.client = RecoveryClient(

@@ -22,7 +22,9 @@ from tickerplant_subscriber.options import (
     NetworkOptions,
     ReceiverOptions,
     WhenSlow,
+    WhileRepairing,
     check_when_slow,
+    check_while_repairing,
 )
 from tickerplant_subscriber.position import Position, first_position
 from tickerplant_subscriber.reception import Reception
@@ -44,8 +46,10 @@ class StrategyRun:
         on_error: OnError,
         when_slow: WhenSlow,
         resume: Position | None,
+        while_repairing: WhileRepairing,
     ) -> None:
         check_when_slow(when_slow)
+        is_flowing = check_while_repairing(while_repairing)
         if on_error not in ("stop", "continue"):
             raise ConfigurationError(f"on_error = {on_error!r}: choose 'stop' or 'continue'")
         self._strategy = strategy
@@ -63,6 +67,7 @@ class StrategyRun:
             fail=self._fail,
             resume=resume,
             is_skipping=when_slow == "skip",
+            is_flowing=is_flowing,
         )
         self._clock = self._reception.clock
         self._event_log = EventLog(self._clock.now_ns)
@@ -189,6 +194,7 @@ class RunOptions(NetworkOptions, total=False):
     on_error: OnError
     when_slow: WhenSlow
     resume: Position | None
+    while_repairing: WhileRepairing
 
 
 def _run_of(
@@ -197,9 +203,11 @@ def _run_of(
     on_error: OnError = "stop",
     when_slow: WhenSlow = "block",
     resume: Position | None = None,
+    while_repairing: WhileRepairing = "hold",
     **network: Unpack[NetworkOptions],
 ) -> StrategyRun:
-    return StrategyRun(strategy, ReceiverOptions(**network), on_error, when_slow, resume)
+    options = ReceiverOptions(**network)
+    return StrategyRun(strategy, options, on_error, when_slow, resume, while_repairing)
 
 
 async def run_async(strategy: Strategy, **options: Unpack[RunOptions]) -> None:
@@ -213,8 +221,15 @@ def run(strategy: Strategy, **options: Unpack[RunOptions]) -> None:
     `on_error` is what an exception of a callback does: "stop" ends the run and raises it here; "continue" counts it,
     logs it at most once a second and goes on with the next message. Callbacks that are too slow let the kernel drop
     datagrams; with `when_slow` "block" those are fetched from recovery, with "skip" they are told as a `Gap` with
-    cause KERNEL_DROP and made up for by a snapshot. `resume` is a `Position` to go on from. The other options are
-    those of `ReceiverOptions`. Raises `ConfigurationError`, `CredentialsError`, `NetworkSetupError`.
+    cause KERNEL_DROP and made up for by a snapshot.
+
+    `while_repairing` is what becomes of messages behind a missing one: "hold" waits for it, so that each stream is in
+    order; with "flow" trades, quotes and tickers go on: markets that miss nothing notice nothing, and what is fetched
+    follows as it comes, but for quotes and tickers that newer ones of the same market have overtaken. Books and
+    status always hold.
+
+    `resume` is a `Position` to go on from. The other options are those of `ReceiverOptions`. Raises
+    `ConfigurationError`, `CredentialsError`, `NetworkSetupError`.
     """
     execution = _run_of(strategy, **options)
     in_main_thread = threading.current_thread() is threading.main_thread()

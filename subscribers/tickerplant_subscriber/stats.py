@@ -40,7 +40,7 @@ class StreamStats(msgspec.Struct, frozen=True):
     """One stream of one plant. What is counted in messages, `gaps` and `reordered` count over all sessions heard.
 
     `messages_lost` are in gaps, `messages_healed` those of them that a snapshot made up for; `messages_repaired` came
-    from recovery.
+    from recovery. `messages_overtaken` were left out because a newer one of the market was handed out before.
     """
 
     publisher: int
@@ -63,6 +63,7 @@ class StreamStats(msgspec.Struct, frozen=True):
     behind: bool = False
     messages_healed: int = 0
     messages_repaired: int = 0
+    messages_overtaken: int = 0
 
     @property
     def winner(self) -> int | None:
@@ -180,4 +181,5 @@ def _stream_stats(state: StreamState, kernel_drops: int) -> StreamStats:
         behind=state.behind,
         messages_healed=state.messages_healed,
         messages_repaired=state.messages_repaired,
+        messages_overtaken=state.messages_overtaken,
     )

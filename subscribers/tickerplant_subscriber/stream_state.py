@@ -107,6 +107,8 @@ class Buffered:
 
     messages: Messages
     ts_send_ns: int
+    is_out: bool = False
+    """Whether it was handed out already, ahead of what is missing before it."""
 
 
 @dataclass(slots=True)
@@ -179,7 +181,10 @@ class StreamState:
     messages_lost: int = 0
     messages_healed: int = 0
     messages_repaired: int = 0
+    messages_overtaken: int = 0
     reordered: int = 0
+    ahead_seqs: dict[str, int] = field(default_factory=dict)
+    """The highest sequence of each ticker that was handed out ahead of what is missing."""
 
     def begin_session(self, session: int) -> None:
         """Leaves the current session, of which no hole may be open, for `session`, of which `ahead` may know."""
@@ -217,6 +222,7 @@ class StreamState:
         self.ended = False
         self.final_seq = 0
         self.image = None
+        self.ahead_seqs = {}
 
     def messages_missing(self, line: LineState) -> int:
         """Messages of this session, since we joined, that a line did not bring, those under way included."""
@@ -244,7 +250,10 @@ class StreamState:
         self.known = max(self.known, end)
         skip = max(0, self.expected - seq)
         held = self.buffered.get(seq + skip)
-        if held is None or len(held.messages) < len(messages) - skip:
+        if held is not None and held.is_out:
+            skip += len(held.messages)
+            held = self.buffered.get(seq + skip)
+        if skip < len(messages) and (held is None or len(held.messages) < len(messages) - skip):
             self.buffered[seq + skip] = Buffered(messages[skip:], ts_send_ns)
         return True
 
@@ -306,7 +315,7 @@ class StreamState:
             skip = self.expected - seq
             if skip < len(held.messages):
                 if skip:
-                    held = Buffered(held.messages[skip:], held.ts_send_ns)
+                    held = Buffered(held.messages[skip:], held.ts_send_ns, held.is_out)
                 first_seq = self.expected
                 self.expected += len(held.messages)
                 if self.expected > limit_seq:
@@ -316,12 +325,12 @@ class StreamState:
 
     def _put_back(self, first_seq: int, held: Buffered, limit_seq: int) -> Buffered:
         count = limit_seq - first_seq
-        rest = Buffered(held.messages[count:], held.ts_send_ns)
+        rest = Buffered(held.messages[count:], held.ts_send_ns, held.is_out)
         other = self.buffered.get(limit_seq)
         if other is None or len(other.messages) < len(rest.messages):
             self.buffered[limit_seq] = rest
         self.expected = limit_seq
-        return Buffered(held.messages[:count], held.ts_send_ns)
+        return Buffered(held.messages[:count], held.ts_send_ns, held.is_out)
 
     def give_up_first_hole(self, *, healed: bool = False) -> Hole:
         """Skips the oldest hole; the caller tells the gap and then takes what waited behind it."""

@@ -25,7 +25,9 @@ from tickerplant_subscriber.options import (
     NetworkOptions,
     ReceiverOptions,
     WhenSlow,
+    WhileRepairing,
     check_when_slow,
+    check_while_repairing,
 )
 from tickerplant_subscriber.position import Position, first_position
 from tickerplant_subscriber.reception import Reception
@@ -41,8 +43,8 @@ class Subscriber(AsyncIterator[Item]):
     `tickers` are shell patterns, `streams` members or lower-case names of `Stream`; messages of other streams are not
     handed out. `queue_messages` bounds what waits: at the bound `when_slow` "skip" drops the oldest and tells a `Gap`
     with cause CONSUMER; "block" reads nothing more from the sockets, so that the kernel drops, which recovery makes up
-    for later. `resume` is a `Position` to go on from. The options of the network are those of `ReceiverOptions`.
-    Raises `ConfigurationError`, `CredentialsError`; entering raises `NetworkSetupError`.
+    for later. `while_repairing` as in `run`. `resume` is a `Position` to go on from. The options of the network are
+    those of `ReceiverOptions`. Raises `ConfigurationError`, `CredentialsError`; entering raises `NetworkSetupError`.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Subscriber(AsyncIterator[Item]):
         queue_messages: int = SUBSCRIBER_QUEUE_MESSAGES,
         when_slow: WhenSlow = "skip",
         resume: Position | None = None,
+        while_repairing: WhileRepairing = "hold",
         **network: Unpack[NetworkOptions],
     ) -> None:
         check_when_slow(when_slow)
@@ -84,6 +87,7 @@ class Subscriber(AsyncIterator[Item]):
             take_image=self._take_image,
             fail=self._fail,
             resume=resume,
+            is_flowing=check_while_repairing(while_repairing),
         )
         self._event_log = EventLog(self._reception.clock.now_ns)
         self._batch = Batch([])

@@ -85,6 +85,7 @@ class Simulation:
         lag_ns=0,
         with_recovery=True,
         resume=None,
+        is_flowing=False,
     ):
         self.course = course
         self.faults = faults
@@ -118,6 +119,7 @@ class Simulation:
             admission=Admission(key_ring),
             take_image=self._take_image,
         )
+        self.arbiter.is_flowing = is_flowing
         self.images = []
         self.client = None
         if with_recovery:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from plant_course import MS, SECOND, Course, CourseMaker
 
 from tickerplant.core.keyring import KeyRing
 from tickerplant.core.messages import GapCause, Stream
-from tickerplant_subscriber import Gap, StreamDead
+from tickerplant_subscriber import Gap, StreamBehind, StreamDead
 from tickerplant_subscriber.position import Position, position_of
 
 EVERY_FAULT: dict[str, Any] = {
@@ -187,6 +188,36 @@ def test_a_position_goes_on_without_a_duplicate_or_a_hole(seed: int) -> None:
         got = first.seen.messages.get(key, []) + second.seen.messages.get(key, [])
         assert got == list(enumerate(published, start=1))
     second.check_books()
+
+
+def test_what_misses_nothing_flows_on_if_it_is_asked_for(seed: int) -> None:
+    """Recovery is away for a while: every trade once, quotes and tickers of a market only forward, books in order."""
+    course = course_of(SHORT, seed)
+    faults = Faults(loss=0.05, line_count=1, recovery_down=(100 * MS, 300 * MS))
+    simulation = Simulation(course, seed, faults, is_flowing=True)
+    simulation.run()
+    assert not simulation.gaps()
+    simulation.check_books()
+    states = {state.stream: state for state in simulation.arbiter.states()}
+    ahead = 0
+    for (_, stream), published in course.messages.items():
+        got = [(seq, each) for seq, each in simulation.seen.messages[_, stream] if each is not None]
+        seqs = [seq for seq, _ in got]
+        assert len(set(seqs)) == len(seqs)
+        assert all(each == published[seq - 1] for seq, each in got)
+        assert len(got) + states[stream].messages_overtaken == len(published)
+        ahead += sum(one > other for one, other in pairwise(seqs))
+        if stream in (Stream.DELTA, Stream.STATUS):
+            assert seqs == sorted(seqs)
+        elif stream != Stream.TRADE:
+            for ticker in {each.ticker for each in published}:
+                own = [seq for seq, each in got if each.ticker == ticker]
+                assert own == sorted(own)
+    assert ahead
+    # Trades and tickers are behind once, at the start, until something of them is heard.
+    behind = [each.stream for each in simulation.seen.events if isinstance(each, StreamBehind)]
+    assert Stream.BBO not in behind
+    assert max(behind.count(Stream.TRADE), behind.count(Stream.TICKER)) <= 1
 
 
 def test_without_recovery_the_same_loss_is_told(seed: int) -> None:
