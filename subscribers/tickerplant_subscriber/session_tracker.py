@@ -331,7 +331,7 @@ class SessionTracker(Delivery):
     def _leave_session(self, state: StreamState) -> None:
         """The old session is complete: on to the next one that recovery knows, or to the current one."""
         plant = self.plant_of(state)
-        state.begin_session(self._next_session(plant, state))
+        state.begin_session(self._next_session(plant, state), self._now_ns)
         state.closed = None
         self._arrive(plant, state)
 
@@ -354,7 +354,7 @@ class SessionTracker(Delivery):
             self._move_stream(plant, state)
         else:
             self._tell_unknown_end(state, closed)
-            state.begin_session(next_session)
+            state.begin_session(next_session, self._now_ns)
             state.closed = None
         self._arrive(plant, state)
 
@@ -391,7 +391,7 @@ class SessionTracker(Delivery):
         self._give_up_everything(state)
         if state.closed is not None:
             self._tell_unknown_end(state, state.closed)
-        state.begin_session(plant.session)
+        state.begin_session(plant.session, self._now_ns)
         state.heard = state.heard or self.repair is None
         if state.dead and self.repair is None:
             self._tell_alive(state, contiguous=False)

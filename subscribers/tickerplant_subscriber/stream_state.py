@@ -186,8 +186,11 @@ class StreamState:
     ahead_seqs: dict[str, int] = field(default_factory=dict)
     """The highest sequence of each ticker that was handed out ahead of what is missing."""
 
-    def begin_session(self, session: int) -> None:
-        """Leaves the current session, of which no hole may be open, for `session`, of which `ahead` may know."""
+    def begin_session(self, session: int, now_ns: int) -> None:
+        """Leaves the current session, of which no hole may be open, for `session`, of which `ahead` may know.
+
+        If it knows nothing, the silence counts from `now_ns`: the plant may have been away for long.
+        """
         assert not self.holes
         assert not self.buffered
         self.closed = ClosedSession(self.session, self.expected, self.ended)
@@ -199,8 +202,8 @@ class StreamState:
                 self.stream,
                 session,
                 GapCause.NETWORK,
-                [LineState(sent_before=0, last_heard_ns=each.last_heard_ns) for each in self.lines],
-                self.last_heard_ns,
+                [LineState(sent_before=0, last_heard_ns=now_ns) for _ in self.lines],
+                now_ns,
                 heard=False,
             )
         else:

@@ -1,4 +1,4 @@
-"""A late joiner whose snapshot fails, while the plant begins another session: it does not wait for what cannot come."""
+"""What a subscriber makes of a plant that begins another session: neither waited for in vain nor called dead."""
 
 import sys
 from functools import lru_cache
@@ -11,8 +11,8 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "models"))
 from lossy_network import Faults, Simulation
 from plant_course import MS, SECOND, Course, CourseMaker
 
-from tickerplant.limits import SESSION_FINISH_NS
-from tickerplant_subscriber import StreamCaughtUp
+from tickerplant.limits import SESSION_FINISH_NS, STREAM_DEAD_NS
+from tickerplant_subscriber import SessionChanged, SessionEnded, StreamCaughtUp, StreamDead
 
 US = 1_000
 RECOVERY_UP_NS = 300 * MS
@@ -50,3 +50,21 @@ def test_a_snapshot_of_a_session_that_is_over_is_not_waited_for(cut_us: int) -> 
     assert max(behind_ns) < RECOVERY_UP_NS + SESSION_FINISH_NS
     assert {state.session for state in simulation.arbiter.states()} == {course().sessions[-1]}
     simulation.check_books()
+
+
+def test_the_time_between_two_sessions_is_no_silence_of_the_new_one() -> None:
+    """The plant is away for long, and its streams are heard of one after the other."""
+    maker = CourseMaker(seed=1, markets=6)
+    maker.begin()
+    maker.run(80 * MS, rate=3_000)
+    maker.stop(4 * STREAM_DEAD_NS)
+    maker.begin()
+    maker.run(80 * MS, rate=3_000)
+    simulation = Simulation(maker.finish(), 3, Faults(recovery_down=(0, 60 * SECOND)))
+    told: list[object] = []
+    simulation.watch = lambda event, _now_ns: told.append(event)
+    simulation.run_until(simulation.start_ns + 5 * STREAM_DEAD_NS)
+    changes = [event for event in told if isinstance(event, SessionChanged)]
+    assert len(changes) == 2
+    assert len([event for event in told if isinstance(event, SessionEnded)]) >= 5
+    assert [event for event in told if isinstance(event, StreamDead)] == []
