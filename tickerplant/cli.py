@@ -43,7 +43,7 @@ EXTRA_MODULES = frozenset(
     }
 )
 """What the extra `daemon` installs, by import name."""
-HISTORY_MODULES = frozenset({"duckdb", "pyarrow"})
+HISTORY_MODULES = frozenset({"duckdb", "obstore", "pyarrow"})
 """Those of them that the smaller extra `history` installs."""
 EXIT_INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""

@@ -11,6 +11,8 @@ of one:
     with history.open_history(config="/etc/tickerplant/tickerplant.toml") as stored:
         quotes = stored.bbo(["KXBTC15M-26NOV211215-15", "KXBTC15M-26NOV211215-30"])
 
+With `archive=True` it asks the archive, whole days in an object store, and fetches what the questions are about.
+
 A time is nanoseconds since 1970, a `datetime` with zone, or text such as `2026-11-21T14:30:05.25` (UTC unless it says
 otherwise). `start` belongs to the answer, `end` does not; None: from the first, up to the last. Trades are chosen by
 `ts`, everything else by `ts_recv`. `ticker`: one, several, or None for all.
@@ -28,7 +30,7 @@ from tickerplant.errors import NoSuchBookError, UsageError
 from tickerplant.store import book_history
 from tickerplant.store.arrow_tables import conform
 from tickerplant.store.book_history import BookAt, last_row
-from tickerplant.store.open_source import open_source
+from tickerplant.store.open_source import open_archive, open_source
 from tickerplant.store.source import OHLC_SCHEMA, PERIODS_S, Source, Span, text_literal
 from tickerplant.times import parse_time_ns
 
@@ -161,15 +163,18 @@ class History:
         return f"SELECT {columns} FROM {table.name}{where}", span
 
 
-def open_history(config: str | Path | None = None, *overrides: str) -> History:
+def open_history(
+    config: str | Path | None = None, *overrides: str, archive: bool = False
+) -> History:
     """The store of a configuration: the file `config` (None: where the commands look), and `section.key=value`.
 
-    Raises `ConfigurationError`, `StoreError`.
+    `archive`: the whole days in its object store instead. Raises `ConfigurationError`, `StoreError`.
     """
     from tickerplant.config_sources import load_config  # noqa: PLC0415  # not needed where a Source is given
 
     loaded = load_config(None if config is None else str(config), overrides)
-    return History(open_source(loaded.config.store, loaded.state_directory))
+    open_one = open_archive if archive else open_source
+    return History(open_one(loaded.config, loaded.state_directory))
 
 
 def trades(ticker: Tickers = None, start: Time | None = None, end: Time | None = None) -> pa.Table:

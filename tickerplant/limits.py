@@ -482,6 +482,8 @@ DEAD_LETTERS_MAX_BYTES = 64 * 1024 * 1024
 """Of rows that cannot be stored, kept with the reason; further ones are counted and dropped."""
 SQL_SHOWN_ROWS = 1_000
 """Rows of an answer that are shown as a table unless told otherwise; the other formats have all."""
+ARCHIVE_FETCH_MAX_BYTES = 8 * 1024**3
+"""Of the archive, fetched for the questions of one history; a question that needs more is refused."""
 SQL_BATCH_ROWS = 65_536
 """Rows of an answer that are held at a time where it is written as it comes."""
 SQL_CSV_BLOCK_BYTES = 8 * 1024 * 1024

@@ -28,6 +28,7 @@ examples:
   tickerplant sql bbo KXBTC15M-26NOV211215-15 --at 2026-11-21T12:07:03.250
   tickerplant sql book KXBTC15M-26NOV211215-15 --at 2026-11-21T12:07:03.250
   tickerplant sql ohlc KXBTC15M-26NOV211215-15 --period 1h --format csv
+  tickerplant sql trades KXBTC15M-26NOV211215-15 --from 2026-08-03 --to 2026-08-04 --archive
 
 ready queries, of one market or of all if none is named:
   trades   trades, by exchange time
@@ -70,6 +71,11 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         default="table",
         help="json: an object a line (default: %(default)s)",
     )
+    parser.add_argument(
+        "--archive",
+        action="store_true",
+        help="ask the archive, whole days in the object store, instead of the store",
+    )
     parser.add_argument("--output", metavar="FILE", help="write there (default: print)")
     parser.add_argument(
         "--limit",
@@ -87,10 +93,11 @@ def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
     from tickerplant.history import History
     from tickerplant.store.answers import in_units
-    from tickerplant.store.open_source import open_source
+    from tickerplant.store.open_source import open_archive, open_source
 
     loaded = load_config_of(arguments)
-    with History(open_source(loaded.config.store, loaded.state_directory)) as stored:
+    open_one = open_archive if arguments.archive else open_source
+    with History(open_one(loaded.config, loaded.state_directory)) as stored:
         if arguments.query not in READY:
             _write(stored.source.stream(arguments.query), arguments)
         elif arguments.query == "book":

@@ -1,6 +1,7 @@
 """SQL over the embedded store: its Parquet files as tables of DuckDB, as they are at the moment of each question."""
 
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,8 +11,7 @@ import pyarrow as pa
 from tickerplant.core.tables import TABLES, Column, ColumnType, Table
 from tickerplant.errors import StoreError
 from tickerplant.limits import SQL_BATCH_ROWS, SQL_LISTING_ATTEMPTS
-from tickerplant.store.arrow_tables import day_of_ns
-from tickerplant.store.parquet_folder import FolderContents, read_folder
+from tickerplant.store.parquet_folder import read_folder
 from tickerplant.store.source import OHLC_SQL, PERIODS_S, Span, text_literal
 
 _Result = TypeVar("_Result")
@@ -33,19 +33,18 @@ _DOLLARS = {"_e4": "CAST(0.0001 AS DECIMAL(5,4))", "_e2": "CAST(0.01 AS DECIMAL(
 _OHLC_VIEWS = ("1m", "1h", "1d")
 
 
-class DuckDbSource:
-    """Asks the files in `folder`; files that are written, merged or removed meanwhile do no harm."""
+class DuckDb(ABC):
+    """Parquet files as tables, whichever `list_paths` names; see `source.Source`."""
 
-    def __init__(self, folder: Path) -> None:
-        """Raises `StoreError` if there is no such folder."""
-        if not folder.is_dir():
-            raise StoreError(
-                f"store: there is no folder {folder}: run `tickerplant store`, or set store.directory"
-            )
-        self.folder = folder
+    def __init__(self) -> None:
+        """Opens no file yet."""
         self._connection = duckdb.connect(":memory:", config=_SETTINGS)
         self._paths: dict[str, list[str]] = {}
         self._are_views_made = False
+
+    @abstractmethod
+    def list_paths(self, sql: str, span: Span) -> Mapping[str, list[str]]:
+        """The files of each table, in the order of their rows, as far as a question is about them."""
 
     def time_literal(self, time_ns: int) -> str:
         """A time as SQL."""
@@ -53,11 +52,11 @@ class DuckDbSource:
 
     def query(self, sql: str, span: Span | None = None) -> pa.Table:
         """All rows of the answer; see `source.Source`."""
-        return self._ask(lambda: self._read_all(sql), span)
+        return self._ask(lambda: self._read_all(sql), sql, span)
 
     def stream(self, sql: str) -> pa.RecordBatchReader:
         """The answer bit by bit."""
-        return self._ask(lambda: self._open_stream(sql), None)
+        return self._ask(lambda: self._open_stream(sql), sql, None)
 
     def ohlc(self, rows_sql: str, period_ns: int, span: Span) -> pa.Table:
         """Open, high, low and close of each period."""
@@ -82,11 +81,11 @@ class DuckDbSource:
         reader = relation.to_arrow_reader(SQL_BATCH_ROWS)
         return pa.RecordBatchReader.from_batches(reader.schema, _guarded(reader))
 
-    def _ask(self, ask: Callable[[], _Result], span: Span | None) -> _Result:
-        """`ask` with the views as the folder is now; again if a merge removed files under it."""
+    def _ask(self, ask: Callable[[], _Result], sql: str, span: Span | None) -> _Result:
+        """`ask` with the views as the files are now; again if a merge removed files under it."""
         for attempt in range(SQL_LISTING_ATTEMPTS):
             try:
-                self._show_files(read_folder(self.folder), span or Span())
+                self._show_files(self.list_paths(sql, span or Span()))
                 return ask()
             except duckdb.IOException as error:
                 if attempt + 1 == SQL_LISTING_ATTEMPTS:
@@ -95,11 +94,9 @@ class DuckDbSource:
                 raise refused(error) from error
         raise AssertionError("the loop returns or raises")
 
-    def _show_files(self, contents: FolderContents, span: Span) -> None:
-        first = None if span.start_ns is None else day_of_ns(span.start_ns)
-        last = None if span.end_ns is None else day_of_ns(span.end_ns)
+    def _show_files(self, listed: Mapping[str, list[str]]) -> None:
         for table in TABLES.values():
-            paths = [str(file.path) for file in contents.files_of(table.name, first, last)]
+            paths = listed[table.name]
             if self._paths.get(table.name) != paths:
                 self._make_view(table.name, _rows_sql(table, paths))
                 self._paths[table.name] = paths
@@ -118,6 +115,28 @@ class DuckDbSource:
 
     def _make_view(self, name: str, sql: str) -> None:
         self._connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {sql}")
+
+
+class DuckDbSource(DuckDb):
+    """Asks the files in `folder`; files that are written, merged or removed meanwhile do no harm."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises `StoreError` if there is no such folder."""
+        if not folder.is_dir():
+            raise StoreError(
+                f"store: there is no folder {folder}: run `tickerplant store`, or set store.directory"
+            )
+        super().__init__()
+        self.folder = folder
+
+    def list_paths(self, _sql: str, span: Span) -> Mapping[str, list[str]]:
+        """As the folder is now."""
+        contents = read_folder(self.folder)
+        first, last = span.days
+        return {
+            name: [str(file.path) for file in contents.files_of(name, first, last)]
+            for name in TABLES
+        }
 
 
 def _rows_sql(table: Table, paths: Sequence[str]) -> str:

@@ -1,9 +1,12 @@
 """Where stored rows are asked for: Parquet files through DuckDB, or a QuestDB server. One face for both."""
 
 from collections.abc import Mapping
+from datetime import date
 from typing import Protocol
 
 import pyarrow as pa
+
+from tickerplant.store.arrow_tables import day_of_ns
 
 OHLC_SQL = """\
 SELECT make_timestamp_ns(period_ns) AS ts, ticker,
@@ -32,6 +35,15 @@ class Span:
     def __init__(self, start_ns: int | None = None, end_ns: int | None = None) -> None:
         self.start_ns = start_ns
         self.end_ns = end_ns
+
+    @property
+    def days(self) -> tuple[date | None, date | None]:
+        """The first and the last day (UTC) that it touches; None: any."""
+        start_ns, end_ns = self.start_ns, self.end_ns
+        return (
+            None if start_ns is None else day_of_ns(start_ns),
+            None if end_ns is None else day_of_ns(end_ns),
+        )
 
 
 class Source(Protocol):
