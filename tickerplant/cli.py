@@ -24,6 +24,7 @@ COMMANDS = (
     "archive",
     "tail",
     "top",
+    "snapshot",
     "log",
     "schema",
     "capture",
