@@ -23,7 +23,7 @@ from tickerplant.core.archive_plan import (
 from tickerplant.core.tables import ColumnType, Table
 from tickerplant.errors import DamagedStoreError
 from tickerplant.limits import PARQUET_ROW_GROUP_ROWS
-from tickerplant.store.arrow_tables import SCHEMAS, RowGroups
+from tickerplant.store.arrow_tables import RowGroups, conform
 from tickerplant.store.parquet_folder import TEMPORARY_SUFFIX, sync_file, sync_folder
 
 FOOTER_KEY = "tickerplant.archive"
@@ -75,7 +75,8 @@ def _numbers(table: Table, data: pa.Table, name: str) -> pa.ChunkedArray:
 def _symbol_lengths(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """In UTF-16 units, as QuestDB counts them."""
     lengths = []
-    for chunk in pc.dictionary_encode(column).chunks:
+    is_encoded = pa.types.is_dictionary(column.type)
+    for chunk in (column if is_encoded else pc.dictionary_encode(column)).chunks:
         units = [len(text.encode("utf-16-le")) // 2 for text in chunk.dictionary.to_pylist()]
         of_each = pa.array([*units, _NONE_LENGTH], pa.int64())
         lengths.append(of_each.take(pc.fill_null(chunk.indices, len(units))))
@@ -129,16 +130,19 @@ def _is_strictly_ascending(table: Table, data: pa.Table) -> bool:
 
 
 def write_part(
-    path: Path, table: Table, day: date, part: int, batches: Iterable[pa.Table]
+    path: Path, table: Table, day: date, part: int, batches: Iterable[pa.Table], *, sort: bool
 ) -> PartFile:
-    """Write a part into the new file `path`, which appears whole and synced. Raises `OSError`, and as `batches`."""
+    """Write a part into the new file `path`, which appears whole and synced. Raises `OSError`, and as `batches`.
+
+    `sort`: into the order of the keys; then the times of `batches` must not go back. Symbols may be dictionaries.
+    """
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     groups = RowGroups(temporary, table)
-    checks: Checks = dict.fromkeys(check_names(table))
+    added = _Added(table)
     first_ns = last_ns = 0
+    rows = (conform(table, data) for data in added.watch(batches))
     try:
-        for data in batches:
-            checks = add_checks(checks, checks_of(table, data))
+        for data in in_order(table, rows) if sort else rows:
             span = pc.min_max(data[table.time].cast(pa.int64())).as_py()
             first_ns = min(first_ns or span["min"], span["min"])
             last_ns = max(last_ns, span["max"])
@@ -147,12 +151,25 @@ def write_part(
         groups.abandon()
         temporary.unlink(missing_ok=True)
         raise
-    footer = Footer(table.name, day, part, groups.row_count, first_ns, last_ns, checks)
+    footer = Footer(table.name, day, part, groups.row_count, first_ns, last_ns, added.checks)
     groups.close({FOOTER_KEY: msgspec.json.encode(footer).decode()})
     sync_file(temporary)
     temporary.replace(path)
     sync_folder(path.parent)
     return describe(path)
+
+
+class _Added:
+    """Adds up the checks of batches that pass. Symbols that are still dictionaries make it quick."""
+
+    def __init__(self, table: Table) -> None:
+        self.checks: Checks = dict.fromkeys(check_names(table))
+        self._table = table
+
+    def watch(self, batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        for data in batches:
+            self.checks = add_checks(self.checks, checks_of(self._table, data))
+            yield data
 
 
 def digest(path: Path) -> str:
@@ -187,13 +204,23 @@ def describe(path: Path) -> PartFile:
 
 
 def read_batches(path: Path, table: Table, name: str = "") -> Iterator[pa.Table]:
-    """The rows of a file, page checksums verified. Raises `DamagedStoreError`, which says `name`."""
+    """The rows of a file, page checksums verified, symbols as dictionaries.
+
+    Raises `DamagedStoreError`, which says `name`.
+    """
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
+        with pq.ParquetFile(
+            path, page_checksum_verification=True, read_dictionary=symbol_names(table)
+        ) as parquet:
             for batch in parquet.iter_batches(batch_size=PARQUET_ROW_GROUP_ROWS):
-                yield pa.Table.from_batches([batch]).cast(SCHEMAS[table.name])
+                yield pa.Table.from_batches([batch])
     except (OSError, pa.ArrowException, ValueError) as error:
         raise damaged(name or str(path), _words(error)) from error
+
+
+def symbol_names(table: Table) -> list[str]:
+    """The columns that are symbols."""
+    return [column.name for column in table.columns if column.type is ColumnType.SYMBOL]
 
 
 def content_of(path: Path, table: Table, name: str = "") -> Content:

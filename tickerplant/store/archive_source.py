@@ -24,6 +24,8 @@ class ArchiveSource(Protocol):
 
     has_record: bool
     """Whether it has a table `archive_manifest`."""
+    is_by_time: bool
+    """Whether rows are read by their time, those of the same time in any order; else in an order to be kept."""
 
     def require_complete(self, day: date, now_ns: int) -> None:
         """Raise `StoreUnavailableError` unless everything of the day is in the store."""
@@ -38,7 +40,7 @@ class ArchiveSource(Protocol):
         ...
 
     def read(self, table: Table, day: date, part: int, attempt: int) -> Iterator[pa.Table]:
-        """The rows of a part, in an order that is the same each time. `attempt` counts from 0, if it went wrong."""
+        """The rows of a part, see `is_by_time`. `attempt` counts from 0, if it went wrong."""
         ...
 
     def is_recorded(self, table: Table, day: date, parts: list[PartFile]) -> bool:
@@ -99,6 +101,7 @@ class FolderSource:
     """The embedded store's files of a day, made into one file for each table. Its record are the manifests."""
 
     has_record = False
+    is_by_time = False
 
     def __init__(self, folder: Path, log: Path) -> None:
         """Of the store in `folder` and the tick log in `log`; only reads."""

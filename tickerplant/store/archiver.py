@@ -286,7 +286,7 @@ class Archiver:
         path.parent.mkdir(mode=0o750, exist_ok=True)
         batches = self._telling(self.source.read(table, day, one.part, attempt))
         try:
-            file = write_part(path, table, day, one.part, batches)
+            file = write_part(path, table, day, one.part, batches, sort=self.source.is_by_time)
         except OSError as error:
             raise StoreError(
                 f"archive: {path}: {error.strerror or error}: free some space"

@@ -98,7 +98,9 @@ def split_by_day(table: Table, data: pa.Table) -> Iterator[tuple[date, pa.Table]
 def _is_repetitive(table: Table, name: str) -> bool:
     """Whether a column has few distinct values: then a dictionary is smaller than differences."""
     kind = table.column(name).type
-    return kind is ColumnType.SYMBOL or name == "session" or name.endswith("_e4")
+    # Changes of a level are mostly a few round numbers, its sizes are not.
+    is_round = name.endswith("_e4") or name == "delta_e2"
+    return kind is ColumnType.SYMBOL or name == "session" or is_round
 
 
 def new_writer(path: Path, table: Table, *, level: int = 3) -> pq.ParquetWriter:

@@ -24,9 +24,9 @@ from tickerplant.limits import (
     QUESTDB_EXPORT_TIMEOUT_S,
 )
 from tickerplant.runtime.logfolder import load_position
-from tickerplant.store.archive_files import damaged, in_order
+from tickerplant.store.archive_files import damaged
 from tickerplant.store.archive_source import end_of_day_ns, require_day_over, require_log_taken
-from tickerplant.store.arrow_tables import conform, start_of_day_ns
+from tickerplant.store.arrow_tables import start_of_day_ns
 from tickerplant.store.parquet_folder import TEMPORARY_SUFFIX
 from tickerplant.store.questdb_http import QuestDbHttp
 from tickerplant.store.service import CONSUMER
@@ -54,6 +54,7 @@ class QuestDbArchiveSource:
     """The tables of a server; see `archive_source.ArchiveSource`."""
 
     has_record = True
+    is_by_time = True
 
     def __init__(self, server: QuestDbHttp, log: Path, work: Path, *, hot_ns: int) -> None:
         """`work`: folder of exports; `hot_ns`: how long after its end a day stays native. Asks nothing."""
@@ -105,7 +106,7 @@ class QuestDbArchiveSource:
         columns, order = _export_form(table, attempt, is_parquet=is_parquet)
         try:
             self.server.export(f"SELECT {columns} FROM {table.name} {where}{order}", path)
-            yield from in_order(table, _exported(path, table))
+            yield from _exported(path, table)
         finally:
             path.unlink(missing_ok=True)
 
@@ -245,9 +246,10 @@ def _export_form(table: Table, attempt: int, *, is_parquet: bool) -> tuple[str, 
 
 def _exported(path: Path, table: Table) -> Iterator[pa.Table]:
     try:
+        # Symbols are not read as dictionaries: those of the server hold indices that Arrow finds out of bounds.
         with pq.ParquetFile(path) as parquet:
             for batch in parquet.iter_batches(batch_size=PARQUET_ROW_GROUP_ROWS):
-                yield conform(table, pa.Table.from_batches([batch]))
+                yield pa.Table.from_batches([batch])
     except (pa.ArrowException, OSError, ValueError) as error:
         words = " ".join(str(error).split())[:200]
         raise damaged(f"the export of {table.name} by the server", words) from error

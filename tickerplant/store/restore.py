@@ -12,6 +12,7 @@ from tickerplant.core.tables import TABLES, Table
 from tickerplant.errors import StoreError, StoreUnavailableError
 from tickerplant.limits import RESTORE_BATCH_ROWS
 from tickerplant.store.archive_files import damaged, read_batches, verify_file
+from tickerplant.store.arrow_tables import conform
 from tickerplant.store.object_store import ObjectStore
 from tickerplant.store.questdb_archive import content_in_database, wait_applied
 from tickerplant.store.questdb_frames import symbols, to_frame
@@ -85,8 +86,9 @@ class Restorer:
         try:
             with Sender.from_conf(self._conf, auto_flush=False, **arguments) as sender:
                 for group in read_batches(path, table, name):
-                    for start in range(0, group.num_rows, RESTORE_BATCH_ROWS):
-                        self._send(sender, table, group.slice(start, RESTORE_BATCH_ROWS))
+                    rows = conform(table, group)
+                    for start in range(0, rows.num_rows, RESTORE_BATCH_ROWS):
+                        self._send(sender, table, rows.slice(start, RESTORE_BATCH_ROWS))
         except QuestDBError as error:
             words = " ".join(str(error).split())[:300]
             raise StoreUnavailableError(f"QuestDB {self.server.address}: {words}") from error
