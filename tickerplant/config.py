@@ -282,6 +282,21 @@ class ArchiveConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """questdb: hours after which an archived day is turned into Parquet inside the database."""
 
 
+class HdbConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[hdb]: a QuestDB server of its own for archived days."""
+
+    section: ClassVar[str] = "hdb"
+
+    conf: str = ""
+    """Conf string of the historical server, as store.conf; empty: there is none."""
+    username: str = ""
+    """User name; empty with a password file: what is in the file is a token."""
+    password_path: str = ""
+    """File with the password, or token, on its first line; empty: the server wants none."""
+    days: int = 0
+    """Days up to which archived ones are loaded; 0: all."""
+
+
 class ProcessorConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[processor]: how the plant uses its processor."""
 
@@ -355,6 +370,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Rows of everything published."""
     archive: ArchiveConfig = msgspec.field(default_factory=ArchiveConfig)
     """Whole days in an object store."""
+    hdb: HdbConfig = msgspec.field(default_factory=HdbConfig)
+    """A server for archived days."""
     capture: CaptureConfig = msgspec.field(default_factory=CaptureConfig)
     """Everything that goes in, kept as it came."""
     processor: ProcessorConfig = msgspec.field(default_factory=ProcessorConfig)

@@ -261,6 +261,10 @@ CHECKS: Mapping[str, Callable[[Any], str | None]] = {
     "archive.region": partial(_text_problem, pattern=r"[a-zA-Z0-9-]*", what="the name of a region"),
     "archive.directory": _directory_problem,
     "archive.hot_hours": partial(_range_problem, low=0, high=24 * 366, what=" (hours)"),
+    "hdb.conf": lambda value: _conf_problem(value) if value else None,
+    "hdb.username": _username_problem,
+    "hdb.password_path": _password_path_problem,
+    "hdb.days": partial(_range_problem, low=0, high=36_500, what=" (days)"),
     "capture.directory": _directory_problem,
     "capture.segment_max_bytes": partial(
         _range_problem, low=64 * 1024, high=4 * 1024**3, what=" (bytes)"

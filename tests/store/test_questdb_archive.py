@@ -1,6 +1,7 @@
 """The archive of a real QuestDB server: every row out of it, into Parquet, and back into an empty database."""
 
 import time
+from collections import Counter
 
 import pytest
 from archive_bed import (
@@ -19,7 +20,7 @@ from archive_bed import (
     store_log,
     write_rows,
 )
-from questdb_rows import empty, http_of, rows_in_database
+from questdb_rows import empty, http_of, rows_in_database, select_of
 
 from tickerplant.cli import main
 from tickerplant.core.archive_plan import ARCHIVED_TABLES, Step
@@ -34,7 +35,8 @@ from tickerplant.store.questdb_archive import (
     where_clause,
 )
 from tickerplant.store.questdb_http import Login
-from tickerplant.store.restore import Restorer
+from tickerplant.store.restore import HistoricalServer, Restorer
+from tickerplant.store.schema import create_table
 from tickerplant.store.schema_check import apply
 
 HOUR_NS = 3_600 * SECOND_NS
@@ -165,8 +167,39 @@ def test_stopped_anywhere_it_ends_with_the_same_archive(database, log, tmp_path)
         except Stopped:
             continue
         break
-    assert steps == set(Step)
+    assert steps == set(Step) - {Step.LOAD}
     assert objects(store) == objects(wanted)
+
+
+def test_archived_days_are_loaded_into_the_historical_server(database, log, new_questdb, tmp_path):
+    before = archived_rows(database)
+    tables = ("orderbook_deltas", "trades")
+    historical = new_questdb().start()
+    server = http_of(historical)
+    for name in tables:
+        server.execute(create_table(TABLES[name], 0))
+    store, work = folder_store(tmp_path / "archive"), tmp_path / "work"
+    login = Login(historical.user, historical.password)
+    restorer = Restorer(store, f"http::addr={historical.address};", login, work)
+    source = source_of(database, log, tmp_path, hot_ns=10**18)
+    kept = HistoricalServer(restorer, work, keep_days=0, hot_ns=0)
+    options = {"tables": tables, "historical": kept}
+    archive_all(source, store, work, **options)
+    for name in tables:
+        found = Counter(map(tuple, server.execute(select_of(TABLES[name]))))
+        assert found == before[name]
+    # The newest partition of a table cannot be converted, so a day follows with the next one.
+    later = archive_all(source, store, work, **options)
+    assert [(one.table, one.day) for one in later] == [("trades", DAY), ("orderbook_deltas", DAY)]
+    partitions = source_of(server, log, tmp_path).partitions(TABLES["orderbook_deltas"])
+    assert [one.is_parquet for one in partitions] == [True, False]
+    assert archive_all(source, store, work, **options) == []
+    server.execute("TRUNCATE TABLE trades")
+    seldom = HistoricalServer(restorer, work, keep_days=1, hot_ns=0)
+    assert archive_all(source, store, work, tables=tables, historical=seldom) == []
+    again = archive_all(source, store, work, **options)
+    assert [(one.table, one.day) for one in again] == [("trades", DAY), ("trades", NEXT_DAY)]
+    assert server.execute("SELECT count() FROM trades") == [[before["trades"].total()]]
 
 
 def test_late_rows_make_another_file_of_their_hour_only(questdb_server, database, log, tmp_path):

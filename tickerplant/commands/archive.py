@@ -109,7 +109,7 @@ def _archive(
     import sys
     import time
 
-    from tickerplant.store.archive_setup import open_archive_source
+    from tickerplant.store.archive_setup import open_archive_source, open_historical
     from tickerplant.store.archiver import Archiver
     from tickerplant.store.arrow_tables import day_of_ns
 
@@ -121,6 +121,7 @@ def _archive(
         store,
         work,
         now_ns=now_ns,
+        historical=open_historical(loaded.config, loaded.state_directory, store),
         warn=lambda text: print(f"tickerplant: {text}", file=sys.stderr),
         tell_rows=progress.add,
     )

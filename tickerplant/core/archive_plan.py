@@ -208,6 +208,8 @@ class Step(Enum):
     """Remove local files, and files in the object store that the manifest no longer names."""
     RECORD = "record"
     """Tell the table `archive_manifest`."""
+    LOAD = "load"
+    """Bring it into the historical server."""
     CONVERT = "convert"
     """Turn the partition in the database into Parquet."""
 
@@ -231,14 +233,15 @@ class PartEvidence(NamedTuple):
 class Evidence(NamedTuple):
     """What exists of a table and day.
 
-    `leftovers`: files that the manifest does not name. `is_recorded`: the database says so too. `is_convertible`: its
-    partitions are native still, and old enough.
+    `leftovers`: files that the manifest does not name. `is_recorded`: the database says so too. `is_loaded`: the
+    historical server, if there is one, has it. `is_convertible`: its partitions are native still, and old enough.
     """
 
     parts: list[PartEvidence]
     manifest: Manifest | None = None
     leftovers: int = 0
     is_recorded: bool = True
+    is_loaded: bool = True
     is_convertible: bool = False
 
     def part(self, number: int) -> PartEvidence:
@@ -284,6 +287,7 @@ def next_due(evidence: Evidence) -> Due | None:
     for is_due, step in (
         (evidence.leftovers, Step.CLEAN),
         (not evidence.is_recorded, Step.RECORD),
+        (not evidence.is_loaded, Step.LOAD),
         (evidence.is_convertible, Step.CONVERT),
     ):
         if is_due:
@@ -317,6 +321,8 @@ def step_done(table: Table, day: date, evidence: Evidence, due: Due) -> Evidence
         return evidence._replace(leftovers=0)
     if due.step is Step.RECORD:
         return evidence._replace(is_recorded=True)
+    if due.step is Step.LOAD:
+        return evidence._replace(is_loaded=True)
     return evidence._replace(is_convertible=False)
 
 

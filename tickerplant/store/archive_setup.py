@@ -11,6 +11,7 @@ from tickerplant.store.object_store import ObjectStore, archive_url
 from tickerplant.store.parquet_folder import store_folder
 from tickerplant.store.questdb_archive import QuestDbArchiveSource
 from tickerplant.store.questdb_http import QuestDbHttp, read_login
+from tickerplant.store.restore import HistoricalServer, Restorer
 
 _HOUR_NS = 3_600 * 1_000_000_000
 WORK_FOLDER = "archiving"
@@ -27,6 +28,20 @@ def open_archive_source(config: Config, state_directory: Path) -> ArchiveSource:
     hot_ns = config.archive.hot_hours * _HOUR_NS
     work = work_folder(config, state_directory).path
     return QuestDbArchiveSource(server, log, work, hot_ns=hot_ns)
+
+
+def open_historical(
+    config: Config, state_directory: Path, store: ObjectStore
+) -> HistoricalServer | None:
+    """The server of [hdb]; None: there is none. Raises `CredentialsError`."""
+    hdb = config.hdb
+    if not hdb.conf:
+        return None
+    login = read_login(hdb.username, hdb.password_path, "hdb")
+    work = work_folder(config, state_directory).path
+    restorer = Restorer(store, hdb.conf, login, work)
+    hot_ns = config.archive.hot_hours * _HOUR_NS
+    return HistoricalServer(restorer, work, keep_days=hdb.days, hot_ns=hot_ns)
 
 
 def open_object_store(

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from tickerplant.core.archive_plan import Content, PartFile
+from tickerplant.core.archive_plan import Content, Manifest, PartFile
 from tickerplant.core.logformat import LogPosition
 from tickerplant.core.tables import Table
 from tickerplant.core.wire import decode_header
@@ -57,6 +57,34 @@ class ArchiveSource(Protocol):
 
     def convert(self, table: Table, day: date) -> None:
         """Make it so, and wait for it."""
+        ...
+
+
+class Historical(Protocol):
+    """A server for archived days. Everything may raise `StoreUnavailableError` and `StoreError`."""
+
+    def days(self, table: Table) -> dict[date, int]:
+        """How many rows it has of each day; cheap."""
+        ...
+
+    def is_wanted(self, day: date, now_ns: int) -> bool:
+        """Whether it is to have that day."""
+        ...
+
+    def is_loaded(self, manifest: Manifest) -> bool:
+        """Whether it has exactly those rows."""
+        ...
+
+    def load(self, manifest: Manifest) -> None:
+        """Bring them in."""
+        ...
+
+    def is_convertible(self, table: Table, day: date, now_ns: int) -> bool:
+        """See `ArchiveSource`."""
+        ...
+
+    def convert(self, table: Table, day: date) -> None:
+        """See `ArchiveSource`."""
         ...
 
 

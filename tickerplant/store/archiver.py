@@ -40,7 +40,7 @@ from tickerplant.core.tables import TABLES, Table
 from tickerplant.errors import DamagedStoreError, StoreError
 from tickerplant.limits import ARCHIVE_ATTEMPTS
 from tickerplant.store.archive_files import damaged, describe, verify_file, write_part
-from tickerplant.store.archive_source import ArchiveSource
+from tickerplant.store.archive_source import ArchiveSource, Historical
 from tickerplant.store.object_store import ObjectStore
 from tickerplant.store.parquet_folder import remove_folder
 
@@ -126,6 +126,7 @@ class Archiver:
         work: WorkFolder,
         *,
         now_ns: int,
+        historical: Historical | None = None,
         warn: Callable[[str], None] = lambda _: None,
         tell_rows: Callable[[int], None] = lambda _: None,
         before_step: Callable[[str, date, Due], None] = lambda _table, _day, _due: None,
@@ -134,6 +135,7 @@ class Archiver:
         self.source = source
         self.store = store
         self.now_ns = now_ns
+        self._historical = historical
         self._work = work
         self._warn = warn
         self._tell_rows = tell_rows
@@ -150,8 +152,14 @@ class Archiver:
         for name in tables:
             table = TABLES[name]
             archived = manifest_days(self.store, name)
+            loaded = self._historical.days(table) if self._historical is not None else {}
             for day, count in self.source.days(table).items():
-                if day < today and self._is_day_due(table, day, count, day in archived):
+                if day >= today:
+                    continue
+                has_manifest = day in archived
+                if self._is_day_due(
+                    table, day, count, loaded.get(day, 0), has_manifest=has_manifest
+                ):
                     found.append((name, day))
         return sorted(found, key=lambda one: (one[1], ARCHIVED_TABLES.index(one[0])))
 
@@ -160,15 +168,28 @@ class Archiver:
         days = {name: self.source.days(TABLES[name]) for name in {name for name, _ in due}}
         return sum(days[name].get(day, 0) for name, day in due)
 
-    def _is_day_due(self, table: Table, day: date, count: int, has_manifest: bool) -> bool:  # noqa: FBT001  # evidence
+    def _is_day_due(
+        self, table: Table, day: date, count: int, loaded: int, *, has_manifest: bool
+    ) -> bool:
         if not has_manifest:
             return True
         manifest = read_manifest(self.store, table.name, day)
         if manifest is None or manifest.row_count < count:
             return True
-        return not self.source.is_recorded(
-            table, day, manifest.parts
-        ) or self.source.is_convertible(table, day, self.now_ns)
+        if not self.source.is_recorded(table, day, manifest.parts):
+            return True
+        if self._is_wanted(day) and loaded < manifest.row_count:
+            return True
+        return self._converting.is_convertible(table, day, self.now_ns)
+
+    def _is_wanted(self, day: date) -> bool:
+        """By the historical server."""
+        return self._historical is not None and self._historical.is_wanted(day, self.now_ns)
+
+    @property
+    def _converting(self) -> ArchiveSource | Historical:
+        """Where archived days become Parquet."""
+        return self._historical if self._historical is not None else self.source
 
     # --- one table and day ------------------------------------------------------------------------
 
@@ -187,8 +208,14 @@ class Archiver:
             manifest,
             self._leftovers(table.name, day, manifest),
             recorded,
-            self.source.is_convertible(table, day, self.now_ns),
+            self._is_loaded(day, manifest),
+            self._converting.is_convertible(table, day, self.now_ns),
         )
+
+    def _is_loaded(self, day: date, manifest: Manifest | None) -> bool:
+        if self._historical is None or not self._is_wanted(day):
+            return True
+        return manifest is not None and self._historical.is_loaded(manifest)
 
     def due(self, name: str, day: date) -> tuple[list[Due], str]:
         """Every step that is due, none of them done; and why it is none, if the archive has more than the store."""
@@ -255,14 +282,21 @@ class Archiver:
                 manifest=manifest,
                 leftovers=self._leftovers(table.name, day, manifest),
                 is_recorded=not self.source.has_record,
+                is_loaded=self._is_loaded(day, manifest),
             )
         assert evidence.manifest is not None
         if due.step is Step.CLEAN:
             self._clean(table.name, day, evidence.manifest)
         elif due.step is Step.RECORD:
             self.source.record(table, day, evidence.manifest.parts, self.now_ns)
+        elif due.step is Step.LOAD:
+            assert self._historical is not None
+            self._historical.load(evidence.manifest)
+            # Only now are there partitions.
+            is_convertible = self._converting.is_convertible(table, day, self.now_ns)
+            return evidence._replace(is_loaded=True, is_convertible=is_convertible)
         else:
-            self.source.convert(table, day)
+            self._converting.convert(table, day)
         return step_done(table, day, evidence, due)
 
     def _perform_part(

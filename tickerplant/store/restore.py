@@ -1,6 +1,7 @@
 """Archived days back into a QuestDB database, each part compared with what the manifest says of it."""
 
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,18 @@ from tickerplant.core.tables import TABLES, Table
 from tickerplant.errors import StoreError, StoreUnavailableError
 from tickerplant.limits import RESTORE_BATCH_ROWS
 from tickerplant.store.archive_files import damaged, read_batches, verify_file
-from tickerplant.store.arrow_tables import conform
+from tickerplant.store.arrow_tables import conform, start_of_day_ns
 from tickerplant.store.object_store import ObjectStore
-from tickerplant.store.questdb_archive import content_in_database, wait_applied
+from tickerplant.store.questdb_archive import (
+    QuestDbArchiveSource,
+    content_in_database,
+    wait_applied,
+)
 from tickerplant.store.questdb_frames import symbols, to_frame
 from tickerplant.store.questdb_http import Login, QuestDbHttp
 
 _FILE = "restored.parquet"
+_DAY_NS = 86_400 * 1_000_000_000
 
 
 class Restorer:
@@ -102,3 +108,37 @@ class Restorer:
     def _difference(self, table: Table, part: PartFile) -> str:
         found = content_in_database(self.server, table, part.first_ns, part.last_ns + 1)
         return differing(part.content, found)
+
+
+class HistoricalServer:
+    """Archived days in a server of their own; see `archive_source.Historical`."""
+
+    def __init__(self, restorer: Restorer, work: Path, *, keep_days: int, hot_ns: int) -> None:
+        """`keep_days`: older ones are not loaded, 0: all are; `hot_ns` as for `QuestDbArchiveSource`."""
+        self._restorer = restorer
+        self._tables = QuestDbArchiveSource(restorer.server, work, work, hot_ns=hot_ns)
+        self._keep_days = keep_days
+
+    def days(self, table: Table) -> dict[date, int]:
+        """See `Historical`."""
+        return self._tables.days(table)
+
+    def is_wanted(self, day: date, now_ns: int) -> bool:
+        """See `Historical`."""
+        return not self._keep_days or now_ns - start_of_day_ns(day) < self._keep_days * _DAY_NS
+
+    def is_loaded(self, manifest: Manifest) -> bool:
+        """See `Historical`."""
+        return self._restorer.is_restored(manifest)
+
+    def load(self, manifest: Manifest) -> None:
+        """See `Historical`."""
+        self._restorer.restore(manifest)
+
+    def is_convertible(self, table: Table, day: date, now_ns: int) -> bool:
+        """See `ArchiveSource`."""
+        return self._tables.is_convertible(table, day, now_ns)
+
+    def convert(self, table: Table, day: date) -> None:
+        """See `ArchiveSource`."""
+        self._tables.convert(table, day)
