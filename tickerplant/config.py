@@ -256,7 +256,7 @@ class StoreConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
     batch_rows: int = 20_000
     """questdb: rows at which they are sent earlier."""
     ttl_days: int = 90
-    """questdb: age, in days, at which the server deletes rows of the feed; 0: never. For `schema apply`."""
+    """Age, in days, at which rows of the feed are deleted; 0: never. For QuestDB with `schema apply`."""
     book_snapshot_interval_s: int = 60
     """How often the books that changed are stored whole, in seconds; 0: never."""
     metrics_port: int = 26482

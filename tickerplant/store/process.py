@@ -35,7 +35,12 @@ def new_backend(store: StoreConfig, folder: Path) -> ParquetBackend | QuestDbBac
             batch_ns=store.batch_ms * _MILLISECOND_NS,
             batch_rows=store.batch_rows,
         )
-    return ParquetBackend(folder, close_ns=store.close_s * _SECOND_NS, close_rows=store.close_rows)
+    return ParquetBackend(
+        folder,
+        close_ns=store.close_s * _SECOND_NS,
+        close_rows=store.close_rows,
+        ttl_days=store.ttl_days,
+    )
 
 
 class WarningTail(Protocol):
