@@ -7,7 +7,7 @@ ARGS ?=
 # Processes that the tests are divided among, whole files to each; 0: all in one.
 JOBS ?= 2
 
-.PHONY: help install demo test lint types bench soak network fuzz seeds million questdb clean
+.PHONY: help install demo test lint types bench soak network fuzz seeds million storebench questdb clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,9 @@ network: $(VENV)/.installed ## two hosts and every kind of bad network between t
 
 fuzz: $(VENV)/.installed ## a million frames, datagrams and requests each of garbage
 	@$(BIN)/python tests/fuzz/fuzz.py $(ARGS)
+
+storebench: $(VENV)/.installed ## rows a second into a real QuestDB, and the time from datagram to queryable row
+	@$(BIN)/python -m tickerplant.bench.store_rate $(ARGS)
 
 million: $(VENV)/.installed ## a million messages into a real QuestDB, then compared; ARGS="--server-kills 3 --store-kills 2"
 	@$(BIN)/python tests/store/million.py $(ARGS)

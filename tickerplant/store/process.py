@@ -1,6 +1,7 @@
 """The store as a process of its own: configuration, metrics, systemd, and an end in order."""
 
 import asyncio
+import gc
 import os
 from contextlib import AsyncExitStack
 from functools import partial
@@ -21,6 +22,8 @@ from tickerplant.store.questdb_store import QuestDbBackend
 from tickerplant.store.service import StoreService
 
 _SECOND_NS = 1_000_000_000
+_GC_THRESHOLDS = (50_000, 20, 100)
+"""Rows are many and short-lived, and hold nothing that refers back: looking for cycles among them is in vain."""
 _MILLISECOND_NS = 1_000_000
 _TELL_SUPPRESSED_TURNS = 10
 
@@ -89,6 +92,7 @@ class StoreProcess:
         async with AsyncExitStack() as resources:
             if self._tune_process:
                 os.nice(self._config.store.niceness)
+                gc.set_threshold(*_GC_THRESHOLDS)
             resources.push_async_callback(self.service.close)
             try:
                 await self.service.start()
