@@ -33,7 +33,7 @@ RECORDING_SUBSCRIBER = Path(__file__).with_name("recording_subscriber.py")
 NETWORK = Network("239.196.10.1", 26_400)
 LINE_B = "239.196.11.1"
 RECOVERY_PORT = 26_410
-SETTLE_TIMEOUT_S = 60.0
+SETTLE_TIMEOUT_S = 80.0
 
 
 def groups_of(first: str) -> list[str]:
