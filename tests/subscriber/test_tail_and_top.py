@@ -314,12 +314,36 @@ def test_top_once_prints_one_frame(
     assert lines[1] == "30 markets, 0 stale, books live 30 of 30, 0 gaps"
     delta = next(line.split() for line in lines if line.lstrip().startswith("delta"))
     assert int(delta[1].replace(",", "")) > 1_000
-    assert delta[3:] == ["0", "0", "0"]
+    assert delta[3:] == ["0", "0", "0", "0"]
     markets = [line.split() for line in lines if line.lstrip().startswith("KXTEST-")]
     assert 5 <= len(markets) < 30
     rates = [float(market[4]) for market in markets]
     assert rates == sorted(rates, reverse=True)
     assert all(market[1].startswith("0.") and market[2].startswith("0.") for market in markets)
+
+
+def test_top_shows_the_loss_of_each_line_and_which_is_first(
+    start: Start, group: str, group_b: str, port: int, sender: Any, sender_b: Any
+) -> None:
+    """Line A brings every second trade, line B all of them, later."""
+    child = start("top", "--no-books", "--once", "--for", "2s", "--group-b", group_b)
+    wait_for_groups(port, 2 * 4)
+    session = time.time_ns() + 10**10
+    for seq in range(1, 41):
+        message = Trade(T, seq, 0, time.time_ns(), f"id-{seq}", 4_200, 1_050, 0)
+        if seq % 2:
+            sender.messages(Stream.TRADE, seq, [message], session)
+            time.sleep(0.002)
+        sender_b.messages(Stream.TRADE, seq, [message], session)
+    for line in (sender, sender_b):
+        line.heartbeat(Stream.TRADE, 41, session)
+    output, errors = child.communicate(timeout=30)
+    assert (child.returncode, errors) == (0, "")
+    trade = next(line for line in output.splitlines() if line.lstrip().startswith("trade"))
+    assert trade.split()[-5:-2] == ["20", "(50.0%)", "0"]
+    winner, share = trade.split()[-2:]
+    assert winner in "AB"
+    assert 50 <= int(share.rstrip("%")) <= 100
 
 
 def test_top_without_a_terminal_prints_one_frame_of_nothing(start: Start) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from tickerplant.commands.board import Board, MarketRow
-    from tickerplant_subscriber.stats import StreamStats
+    from tickerplant_subscriber.stats import LineStats, StreamStats
 
 ONCE_S = 2.0
 """How long `--once` listens without `--for`."""
@@ -157,13 +157,16 @@ def _table(*columns: tuple[str, str]) -> "Table":
 
 def _streams_table(board: "Board", streams: "tuple[StreamStats, ...]") -> "Table":
     line_count = max((len(stream.lines) for stream in streams), default=1)
-    lines = [(f"line {name} missing", "right") for name in ("A", "B")[:line_count]]
+    lines = [(f"{name} lost", "right") for name in ("A", "B")[:line_count]]
+    if line_count > 1:
+        lines.append(("first", "right"))
     table = _table(
         ("stream", "left"),
         ("per s", "right"),
         ("messages", "right"),
         ("gaps", "right"),
         ("missing", "right"),
+        ("repaired", "right"),
         *lines,
     )
     for stream in streams:
@@ -174,16 +177,32 @@ def _streams_table(board: "Board", streams: "tuple[StreamStats, ...]") -> "Table
             f"{stream.messages:,}",
             f"{stream.gaps:,}",
             f"{stream.messages_lost:,}",
-            *(f"{line.messages_missing:,}" for line in stream.lines),
-            style="red" if stream.dead or stream.gaps else "",
+            f"{stream.messages_repaired:,}",
+            *(_line_text(line) for line in stream.lines),
+            *((_winner_text(stream),) if line_count > 1 else ()),
+            style="red" if stream.dead or stream.behind or stream.gaps else "",
         )
     return table
+
+
+def _line_text(line: "LineStats") -> str:
+    """Messages that this line did not bring, and which share of its datagrams that is as of the last heartbeat."""
+    share = f" ({line.loss_ratio:.1%})" if line.loss_ratio else ""
+    return f"{line.messages_missing:,}{share}"
+
+
+def _winner_text(stream: "StreamStats") -> str:
+    """Which line brings most first, and how much of all that is."""
+    winner, wins = stream.winner, sum(line.wins for line in stream.lines)
+    return "-" if winner is None else f"{'AB'[winner]} {stream.lines[winner].wins / wins:.0%}"
 
 
 def _stream_label(stream: "StreamStats") -> str:
     from tickerplant_subscriber.event_log import stream_name
 
     state = "  dead" if stream.dead else "  ended" if stream.ended else ""
+    if stream.behind and not state:
+        state = "  behind"
     plant = f" (publisher {stream.publisher})" if stream.publisher != 1 else ""
     return f"{stream_name(stream.stream)}{plant}{state}"
 

@@ -1,0 +1,108 @@
+"""Single things that happen to a subscriber, each by itself."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "models"))
+
+from listening import listening
+from lossy_network import Faults, Simulation
+from plant_course import MS, SECOND, Course, CourseMaker
+from recovery_server import recovery
+from repaired_feed import MulticastPlant
+
+from tickerplant.core.messages import GapCause, Stream, UpstreamGap
+from tickerplant_subscriber import Gap, Stale
+
+KERNEL_DEFAULT_BYTES = 212_992
+BOOKS = 5_000
+
+
+def course_with_lost_trades() -> Course:
+    """In the middle the exchange's trade channel has a hole."""
+    maker = CourseMaker(seed=7)
+    maker.begin()
+    maker.run(100 * MS)
+    plant = maker.plant
+    assert plant is not None
+    plant.begin_input(maker.now_ns)
+    plant.publish_upstream_gap(
+        Stream.TRADE, maker.now_ns - 50 * MS, maker.now_ns, GapCause.UPSTREAM
+    )
+    maker.run(100 * MS)
+    maker.run(2_500 * MS, rate=0)
+    return maker.finish()
+
+
+def test_trades_lost_upstream_do_not_concern_who_wants_quotes_alone() -> None:
+    """Not a gap, not a stale quote; who wants trades is told, in sequence, and nothing of his is missing."""
+    course = course_with_lost_trades()
+    faults = Faults(loss=0.01, line_count=1)
+    quotes = Simulation(course, 1, faults, streams=(Stream.BBO, Stream.STATUS))
+    quotes.run()
+    quotes.check()
+    assert not [event for event in quotes.seen.events if isinstance(event, Stale | Gap)]
+    trades = Simulation(course, 1, faults, streams=(Stream.TRADE, Stream.STATUS))
+    trades.run()
+    trades.check()
+    (told,) = [
+        message
+        for _, message in trades.seen.messages[course.sessions[0], Stream.TRADE]
+        if isinstance(message, UpstreamGap)
+    ]
+    assert told.cause == GapCause.UPSTREAM
+
+
+def test_trades_lost_on_the_way_do_not_concern_who_wants_quotes_alone() -> None:
+    """Nothing passes on the groups of trades: who has not joined them has nothing to repair."""
+    course = course_with_lost_trades()
+    faults = Faults(line_count=1, silent=(Stream.TRADE, 20 * MS))
+    simulation = Simulation(course, 1, faults, streams=(Stream.BBO, Stream.STATUS))
+    simulation.run(after_ns=SECOND)
+    simulation.check()
+    assert simulation.client is not None
+    assert simulation.client.gap_requests.sent == 0
+
+
+@pytest.fixture
+def plant(tmp_path: Path, group: str, port: int) -> Iterator[MulticastPlant]:
+    with MulticastPlant(tmp_path / "log", group, port, markets=BOOKS, levels=3) as plant:
+        yield plant
+
+
+async def test_a_resync_of_all_books_fits_a_default_receive_buffer(
+    plant: MulticastPlant, group: str, port: int
+) -> None:
+    """5,000 books stale and right again at once: they leave at a pace, and nothing is missing in the end."""
+    async with (
+        recovery(plant.folder) as server,
+        listening(
+            group, port, server, receive_buffer_bytes=KERNEL_DEFAULT_BYTES, streams=["delta"]
+        ) as listener,
+    ):
+        await listener.until(lambda: len(listener.subscriber.books()) == BOOKS, plant)
+        await listener.until(lambda: all(view.live for view in listener.subscriber.books()), plant)
+        plant.tick()
+        plant.plant.begin_input(plant.now_ns)
+        for entry in plant.entries:
+            plant.plant.mark_stale(entry, 1)
+        plant.flush()
+        for entry in plant.entries:
+            plant.plant.begin_input(plant.now_ns)
+            plant.plant.apply_snapshot(entry, *plant._levels())
+        plant.flush()
+        assert plant.plant.unready_books
+        await listener.until(lambda: not plant.plant.unready_books, plant)
+        checksums = {entry.ticker: entry.checksum() for entry in plant.entries}
+        await listener.until(
+            lambda: all(
+                view.live and view.checksum() == checksums[view.ticker]
+                for view in listener.subscriber.books()
+            ),
+            plant,
+        )
+        assert {gap.cause for gap in listener.of(Gap)} <= {GapCause.LATE_JOIN}
+        assert listener.subscriber.stats().receive_buffer_bytes == KERNEL_DEFAULT_BYTES
