@@ -2,12 +2,15 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
-LONG_FOLDERS = ("soak", "bench", "end_to_end", "packaging")
+LONG_FOLDERS = ("soak", "bench", "end_to_end", "store", "packaging")
 """Their files take longest."""
+STORE = "tests/store/"
+"""All of it shares a database server, which one process starts."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -24,6 +27,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):
         tests = PROJECT_ROOT / "tests"
         items.sort(key=lambda item: item.path.relative_to(tests).parts[0] not in LONG_FOLDERS)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Whole files to each process, and all files of the store to one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return STORE if nodeid.startswith(STORE) else str(super()._split_scope(nodeid))
+
+    return ByFile(config, log)
 
 
 @pytest.fixture
