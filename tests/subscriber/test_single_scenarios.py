@@ -14,8 +14,9 @@ from plant_course import MS, SECOND, Course, CourseMaker
 from recovery_server import recovery
 from repaired_feed import MulticastPlant
 
-from tickerplant.core.messages import GapCause, Stream, UpstreamGap
-from tickerplant_subscriber import Gap, Stale
+from tickerplant.core.messages import Bbo, GapCause, Stream, UpstreamGap
+from tickerplant.core.wire import encode_datagram
+from tickerplant_subscriber import Gap, Stale, StreamBehind
 
 KERNEL_DEFAULT_BYTES = 212_992
 BOOKS = 5_000
@@ -65,6 +66,32 @@ def test_trades_lost_on_the_way_do_not_concern_who_wants_quotes_alone() -> None:
     simulation.check()
     assert simulation.client is not None
     assert simulation.client.gap_requests.sent == 0
+
+
+def test_a_forged_session_neither_fences_the_plant_nor_holds_anything_up() -> None:
+    """Without keys: recovery's hello does not name it, so it is refused, and the real one goes on all the time."""
+    maker = CourseMaker(seed=3)
+    maker.begin()
+    maker.run(400 * MS)
+    maker.run(4 * SECOND, rate=0)
+    course = maker.finish()
+    simulation = Simulation(course, 3, Faults(loss=0.01, line_count=1))
+    real = course.sessions[0]
+
+    def forge() -> None:
+        for session in (real + 1, real + SECOND, real + 50 * SECOND):
+            forged = [Bbo("KXSIM-0", 1, 0, 0, 1, 1, 2, 1, 1)]
+            datagram = encode_datagram(0, Stream.BBO, session, 1, simulation.now_ns, forged)
+            simulation.arbiter.receive(0, datagram, simulation.now_ns)
+
+    for at_ms in (50, 100, 150):
+        simulation._at(simulation.start_ns + at_ms * MS, forge)
+    simulation.run()
+    simulation.check()
+    assert {session for session, _ in simulation.seen.messages} == {real}
+    assert not [event for event in simulation.seen.events if isinstance(event, StreamBehind)][2:]
+    refused = {error for _, error in simulation.arbiter.refusals}
+    assert refused & {"session_unconfirmed", "session_ahead"}
 
 
 @pytest.fixture
