@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
@@ -140,7 +141,7 @@ def write_part(
     groups = RowGroups(temporary, table)
     added = _Added(table)
     first_ns = last_ns = 0
-    rows = (conform(table, data) for data in added.watch(batches))
+    rows = _ahead(conform(table, data) for data in added.watch(batches))
     try:
         for data in in_order(table, rows) if sort else rows:
             span = pc.min_max(data[table.time].cast(pa.int64())).as_py()
@@ -157,6 +158,15 @@ def write_part(
     temporary.replace(path)
     sync_folder(path.parent)
     return describe(path)
+
+
+def _ahead(batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same; while one is being written the next is read, in a thread of its own."""
+    with ThreadPoolExecutor(1, "archive-reader") as reader:
+        coming = reader.submit(next, batches, None)
+        while (data := coming.result()) is not None:
+            coming = reader.submit(next, batches, None)
+            yield data
 
 
 class _Added:
