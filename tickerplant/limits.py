@@ -458,7 +458,7 @@ SECRET_MAX_BYTES = 4_096
 """A larger password file is refused."""
 QUESTDB_FETCH_TIMEOUT_S = 600
 """Fetching the server, or a Java for it; then it has failed."""
-QUESTDB_START_TIMEOUT_S = 60
+QUESTDB_START_TIMEOUT_S = 120
 """Until a server that was started answers; then it is ended."""
 QUESTDB_START_ATTEMPTS = 3
 """Starts of a server, on other ports each time if they were free ones; then it has failed."""

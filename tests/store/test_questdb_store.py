@@ -22,6 +22,8 @@ from tickerplant.store.questdb_http import Login
 from tickerplant.store.questdb_store import POSITION_FILE, QuestDbBackend
 from tickerplant.store.schema_check import apply
 
+pytestmark = pytest.mark.timeout(300)
+
 
 @pytest.fixture(scope="module")
 def database(questdb_server):

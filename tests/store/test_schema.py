@@ -21,6 +21,8 @@ from tickerplant.store.schema import (
 )
 from tickerplant.store.schema_check import Severity, apply, blocking, compare, read_schema
 
+pytestmark = pytest.mark.timeout(300)
+
 START_NS = 1_790_000_000_000_000_000
 
 
