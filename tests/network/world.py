@@ -190,7 +190,7 @@ class World:
             )
             self._resources.enter_context(self.plant)
             self.plant.wait_ready()
-        wait_for(self.reaches_recovery, "the subscriber reaching recovery")
+        wait_for(self.reaches_recovery, "the subscriber reaching recovery", SETTLE_TIMEOUT_S)
 
     def reaches_recovery(self) -> bool:
         """Until then a hole is a gap: nobody has ever answered."""
