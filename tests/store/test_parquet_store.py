@@ -140,7 +140,7 @@ def test_killed_at_random_steps_again_and_again(log, tmp_path, seed, run_store_p
     folder = tmp_path / "store"
     draw = random.Random(seed)
     kills = 0
-    for _ in range(30):
+    for _ in range(18):
         step = draw.randrange(1, 160)
         code = run_store_process(log, folder, step)
         # Whatever was left, readers see whole files, each row once.
@@ -166,7 +166,7 @@ def test_killed_at_every_step_of_closings_and_of_merges(tmp_path, run_store_proc
         day.run(60)
         day.close()
     wanted = rows_in_log(log)
-    for step in range(1, 1_000, 11):
+    for step in range(1, 1_000, 17):
         folder = tmp_path / f"store{step}"
         code = run_store_process(log, folder, step, close_rows=4, merge_count=3)
         assert not check_folder(folder, thorough=False)
