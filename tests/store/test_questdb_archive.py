@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from datetime import date
 
 import pytest
 from archive_bed import (
@@ -33,6 +34,7 @@ from tickerplant.store.questdb_archive import (
     QuestDbArchiveSource,
     content_in_database,
     where_clause,
+    whole_partitions,
 )
 from tickerplant.store.questdb_http import Login
 from tickerplant.store.restore import HistoricalServer, Restorer
@@ -222,6 +224,21 @@ def test_late_rows_make_another_file_of_their_hour_only(questdb_server, database
     login = Login(questdb_server.user, questdb_server.password)
     restorer = Restorer(store, f"http::addr={questdb_server.address};", login, tmp_path)
     assert restorer.restore(after) == after.row_count
+
+
+def test_pieces_of_a_partition_count_as_one():
+    day, hour = TABLES["trades"], TABLES["bbo"]
+    pieces = [
+        ("2026-09-19", 7, False, True),
+        ("2026-09-20", 5, False, True),
+        ("2026-09-20T071500-000001", 3, True, False),
+    ]
+    assert [tuple(one) for one in whole_partitions(day, pieces)] == [
+        (date(2026, 9, 19), 0, 7, False, True),
+        (DAY, 0, 8, True, False),
+    ]
+    pieces = [("2026-09-20T07", 5, False, True), ("2026-09-20T071500-000001", 3, False, False)]
+    assert [tuple(one) for one in whole_partitions(hour, pieces)] == [(DAY, 7, 8, False, False)]
 
 
 def test_sums_of_server_and_file_are_the_same(database, log, tmp_path):

@@ -8,9 +8,10 @@ tried.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,16 +39,34 @@ _HOUR_NS = 3_600 * 1_000_000_000
 _POLL_S = 0.1
 
 
-class Partition:
+class Partition(NamedTuple):
     """One partition of a table: its day, its hour (0 where a partition is a day), and what the server says of it."""
 
-    def __init__(self, name: str, row_count: int, is_active: bool, is_parquet: bool) -> None:  # noqa: FBT001  # a record
-        """`name` is `2026-11-20` or `2026-11-20T07`."""
-        self.day = date.fromisoformat(name[:10])
-        self.hour = int(name[11:13] or 0)
-        self.row_count = row_count
-        self.is_active = is_active
-        self.is_parquet = is_parquet
+    day: date
+    hour: int
+    row_count: int
+    is_active: bool
+    is_parquet: bool
+
+
+def whole_partitions(table: Table, rows: Iterable[Sequence[Any]]) -> list[Partition]:
+    """Partitions by hour or day, from (name, rows, active, Parquet) of the server's list.
+
+    Rows that come out of order may split one for a while; then its pieces have names like `2026-11-20T071500-000001`.
+    """
+    found: dict[tuple[date, int], Partition] = {}
+    for name, row_count, is_active, is_parquet in rows:
+        day = date.fromisoformat(name[:10])
+        hour = int(name[11:13] or 0) if table.partition == "HOUR" else 0
+        one = found.get((day, hour), Partition(day, hour, 0, is_active=False, is_parquet=True))
+        found[day, hour] = Partition(
+            day,
+            hour,
+            one.row_count + row_count,
+            one.is_active or is_active,
+            one.is_parquet and is_parquet,
+        )
+    return [found[key] for key in sorted(found)]
 
 
 class QuestDbArchiveSource:
@@ -115,7 +134,7 @@ class QuestDbArchiveSource:
         rows = self.server.execute(
             f"SELECT name, numRows, active, isParquet FROM table_partitions('{table.name}')"
         )
-        return [Partition(*row) for row in rows]
+        return whole_partitions(table, rows)
 
     def _wait_applied(self, table: Table) -> None:
         wait_applied(self.server, table)
