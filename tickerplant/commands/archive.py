@@ -5,7 +5,6 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from tickerplant.commands.options import add_config_options, load_config_of
-from tickerplant.core.archive_plan import ARCHIVED_TABLES
 from tickerplant.errors import EXIT_FAILURE, EXIT_OK, ConfigurationError, StoreError
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument(
         "--table",
-        choices=ARCHIVED_TABLES,
+        metavar="TABLE",
         action="append",
         default=[],
         dest="tables",
@@ -82,8 +81,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Archive or verify. Raises `ConfigurationError`, `StoreError`, `StoreUnavailableError`."""
     import os
 
+    from tickerplant.core.archive_plan import ARCHIVED_TABLES
     from tickerplant.store.archive_setup import open_object_store, work_folder
 
+    for table in arguments.tables:
+        if table not in ARCHIVED_TABLES:
+            raise ConfigurationError(
+                f"--table {table}: choose of {', '.join(sorted(ARCHIVED_TABLES))}"
+            )
     loaded = load_config_of(arguments)
     config, state = loaded.config, loaded.state_directory
     store = open_object_store(config, state, os.environ)
