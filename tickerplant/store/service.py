@@ -118,15 +118,18 @@ class StoreService:
         except StoreUnavailableError as error:
             self._tell_trouble(error, STORE_RETRY_S)
         else:
-            begin = position or LogPosition(0, 0)
-            self.log.info("store_started", segment=str(begin.segment), offset=begin.offset)
+            self._tell_started(position)
+
+    def _tell_started(self, position: LogPosition | None) -> None:
+        begin = position or LogPosition(0, 0)
+        self.log.info("store_started", segment=str(begin.segment), offset=begin.offset)
 
     async def _follow(self) -> None:
         retry_s = STORE_RETRY_S
         while True:
             try:
                 if not self.follower.is_open:
-                    await self._in_thread(self.follower.open)
+                    self._tell_started(await self._in_thread(self.follower.open))
                 more = await self._in_thread(lambda: self.follower.turn(time.monotonic_ns()))
             except StoreUnavailableError as error:
                 self._tell_trouble(error, retry_s)
