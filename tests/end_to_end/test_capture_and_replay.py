@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from processes import (
 )
 
 STRATEGY = '''
-"""One line for each callback, into a file of its own for each kind: across streams live order is not promised."""
+"""What each callback was told, apart for each kind and stream: across streams live order is not promised."""
 import json
 import os
 import sys
@@ -56,7 +57,7 @@ class Everything(Strategy):
         self.note("market", market)
 
     def on_gap(self, gap):
-        self.note("gap", gap)
+        self.note(f"gap {getattr(gap, 'on_stream', 0) or gap.stream}", gap)
 
     def on_session(self, session):
         if isinstance(session, SessionEnded):
@@ -195,5 +196,8 @@ def test_played_onto_groups_it_is_heard_by_who_accepts_replays_only(
 
 def _listens(pid: int) -> bool:
     """Whether a process has sockets of five streams open, beside the two of its event loop."""
-    links = [str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    links = []
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since it was listed
+            links.append(str(path.readlink()))
     return sum(link.startswith("socket:") for link in links) >= 7

@@ -1,6 +1,7 @@
 """Every code with which recovery refuses, over UDP and TCP, each brought about as it would be in earnest."""
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -89,12 +90,19 @@ async def test_a_session_that_never_was_is_unknown(plant):
         assert await codes(server, unknown, 1) == (RecoveryCode.UNKNOWN_SESSION,) * 3
 
 
+def grow_to_segments(plant, least):
+    """Publish until the log has so many; each is made ready on a thread before it is begun."""
+    deadline = time.monotonic() + 30
+    while len(names := segment_names(plant.folder)) < least:
+        assert time.monotonic() < deadline
+        plant.step(50)
+    return names
+
+
 async def test_what_retention_took_is_too_old(tmp_path):
     """Part of a session while recovery runs, and a session before all that there is."""
     with PlantLog(tmp_path / "log", options=QUICK) as plant:
-        plant.step(400)
-        names = segment_names(plant.folder)
-        assert len(names) > 3
+        names = grow_to_segments(plant, 4)
         async with recovery(plant.folder) as server:
             assert (await codes(server, plant.session, 1))[0] is RecoveryCode.SERVED
             (plant.folder / str(names[0])).unlink()
@@ -168,7 +176,7 @@ async def test_another_plant_is_unknown(plant):
 async def test_what_is_not_indexed_is_unavailable_until_it_is(tmp_path):
     """After a start from a checkpoint the older segments are indexed when somebody asks for them."""
     with PlantLog(tmp_path / "log", options=QUICK) as plant:
-        plant.step(400)
+        grow_to_segments(plant, 3)
         async with recovery(plant.folder):
             pass
         async with recovery(plant.folder) as server:
