@@ -48,6 +48,10 @@ def test_killed_again_and_again_beside_a_plant_that_writes(tmp_path):
     with Store(tmp_path) as store:
         store.wait_event("store_caught_up")
         assert store.stop() == 0
+    with Store(tmp_path) as store:
+        # Nothing is left to take, and it is ready all the same.
+        store.wait_event("store_caught_up")
+        assert store.stop() == 0
     assert rows_in_files(folder) == rows_in_log(log)
     assert not check_folder(folder, thorough=True)
     assert load_position(log, "store") == read_folder(folder).position

@@ -121,6 +121,8 @@ class StoreService:
             self._tell_started(position)
 
     def _tell_started(self, position: LogPosition | None) -> None:
+        # Who has taken all there is starts caught up, and is ready without another datagram.
+        self._has_log = position is not None
         begin = position or LogPosition(0, 0)
         self.log.info("store_started", segment=str(begin.segment), offset=begin.offset)
 
