@@ -195,6 +195,8 @@ async def test_look_ups_that_fail_are_made_good_by_a_reading(
         await until(lambda: shell.reader.look_ups_failed == 1)
         async with running(shell.reader.keep_current()):
             await until(lambda: shell.reader.readings == 2)
+    assert shell.reader.look_ups_failed == 1
+    assert shell.reader.readings_failed == 0
 
 
 async def test_look_ups_beyond_the_bound_are_dropped_counted_and_made_good_by_a_reading(

@@ -145,6 +145,7 @@ async def test_lost_lifecycle_frames_make_it_read_all_markets_again(place: Place
             server.inject(Fault(kind="skip_seq", channel="market_lifecycle_v2"))
             await until(lambda: dict(daemon.feed.counters())["sequence_gaps"])
             await until(lambda: daemon._reader.readings == 2)
+            assert daemon._reader.readings_failed == 0
 
 
 async def test_a_stop_during_the_start_ends_it_at_once(place: Place) -> None:

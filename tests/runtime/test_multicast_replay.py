@@ -287,9 +287,10 @@ async def test_it_can_be_stopped_in_a_pause_and_ends_in_order(where):
     publisher = open_publisher(where)
     replay = MulticastReplay(publisher, 0, speed=1)
     asyncio.get_running_loop().call_later(0.2, replay.stop)
-    await asyncio.wait_for(replay.run(source), 5)
+    told = await asyncio.wait_for(replay.run(source), 5)
     await asyncio.wait_for(task, 5)
     publisher.close()
+    assert told.datagrams == len(first)
 
 
 # --- never the live plant's place ---------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import argparse
 
 from tickerplant.commands.options import add_config_options, load_config_of
-from tickerplant.errors import EXIT_OK
+from tickerplant.commands.serving import serve_until_told
 
 _EXAMPLES = """\
 examples:
@@ -32,34 +32,6 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run recovery. Raises the `TickerplantError` that ends it."""
-    import asyncio
-    import os
-    import signal
-
-    import uvloop
-
-    from tickerplant.runtime.health import SystemdNotifier
-    from tickerplant.runtime.logs import configure_logging
     from tickerplant.runtime.recovery_process import RecoveryProcess
 
-    loaded = load_config_of(arguments)
-    output = configure_logging(loaded.config.log.level, loaded.config.log.format)
-
-    async def serve() -> None:
-        process = RecoveryProcess(
-            loaded.config,
-            state_directory=loaded.state_directory,
-            notifier=SystemdNotifier(os.environ),
-            warning_tail=output,
-            tune_process=True,
-        )
-        process.metrics.add("log", output)
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        await process.run(stop)
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve())
-    return EXIT_OK
+    return serve_until_told(RecoveryProcess, load_config_of(arguments))
