@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+sys.path.append(str(Path(__file__).parent.parent / "models"))
+
 from tickerplant.core.messages import AnyMessage, Stream, Trade
 from tickerplant.core.wire import HeartbeatBody, Kind, encode_datagram, encode_heartbeat
 from tickerplant_subscriber.arbiter import Arbiter

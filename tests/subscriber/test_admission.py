@@ -1,24 +1,22 @@
 """With keys: whatever an attacker sends, a subscriber delivers, tells and waits as if nobody had."""
 
-import struct
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
-
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from signed_subscription import (
+    MS,
+    NOW_NS,
+    OTHER,
+    SESSION,
+    TRADE,
+    Subscription,
+    heartbeat,
+    trade,
+)
 
 from tickerplant.core.keyring import KeyRing
-from tickerplant.core.messages import AnyMessage, SessionStart, Stream, Trade
 from tickerplant.core.wire import (
     FLAG_NOT_REPAIRABLE,
     FLAG_REBUILDING,
-    FLAGS_OFFSET,
-    HeartbeatBody,
     Kind,
-    encode_datagram,
-    encode_heartbeat,
 )
 from tickerplant.limits import (
     END_OF_SESSION_DOUBT_NS,
@@ -27,114 +25,7 @@ from tickerplant.limits import (
     SEQUENCE_AHEAD_MESSAGES,
     STREAM_DEAD_NS,
 )
-from tickerplant_subscriber.admission import Admission
-from tickerplant_subscriber.arbiter import Arbiter
-from tickerplant_subscriber.events import (
-    DatagramsRefused,
-    Event,
-    Gap,
-    SessionChanged,
-    SessionEnded,
-    StreamAlive,
-    StreamDead,
-)
-from tickerplant_subscriber.stream_state import Messages, StreamState
-
-NOW_NS = 1_800_000_000_000_000_000
-SESSION = NOW_NS - 1_000_000_000
-MS = 1_000_000
-RING = KeyRing([(7, b"k" * 32), (8, b"l" * 32)])
-OTHER = KeyRing([(7, b"x" * 32)])
-TRADE, STATUS = Stream.TRADE, Stream.STATUS
-_SESSION_SEQ_TIME = struct.Struct("<QQQ")
-
-
-@dataclass
-class Subscription:
-    """An arbiter with keys, and all that came out of it but refusals, which are counted apart."""
-
-    ring: KeyRing | None = RING
-    output: list[Any] = field(default_factory=list)
-    refused: list[DatagramsRefused] = field(default_factory=list)
-    now_ns: int = NOW_NS
-
-    def __post_init__(self) -> None:
-        self.arbiter = Arbiter(
-            (TRADE, STATUS),
-            self._deliver,
-            self._tell,
-            started_ns=0,
-            admission=Admission(self.ring),
-        )
-
-    def _deliver(
-        self, state: StreamState, first_seq: int, messages: Messages, sent_ns: int
-    ) -> None:
-        self.output += [
-            (state.stream, state.session, first_seq + index, message, sent_ns)
-            for index, message in enumerate(messages)
-        ]
-
-    def _tell(self, event: Event) -> None:
-        if isinstance(event, DatagramsRefused):
-            self.refused.append(event)
-        else:
-            self.output.append(event)
-
-    def advance(self, now_ns: int) -> None:
-        """Lets the time pass, timers included."""
-        while (due_ns := self.arbiter.next_deadline_ns()) is not None and due_ns <= now_ns:
-            self.arbiter.handle_timer(due_ns)
-        self.now_ns = now_ns
-
-    def receive(self, datagram: bytes, line: int = 0) -> None:
-        self.arbiter.receive(line, datagram, self.now_ns)
-
-    def refusals(self) -> dict[str, int]:
-        """Datagrams refused so far, by reason."""
-        counts: dict[str, int] = {}
-        for (_, error), refusals in self.arbiter.refusals.items():
-            counts[error] = counts.get(error, 0) + refusals.count
-        return counts
-
-    def seqs(self, stream: Stream = TRADE) -> list[int]:
-        return [item[2] for item in self.output if isinstance(item, tuple) and item[0] == stream]
-
-    def events(self, kind: type[Event]) -> list[Event]:
-        return [item for item in self.output if isinstance(item, kind)]
-
-
-def trade(
-    seq: int,
-    count: int = 1,
-    *,
-    sent_ns: int = NOW_NS,
-    session: int = SESSION,
-    ring: KeyRing | None = RING,
-) -> bytes:
-    """A datagram of trades."""
-    messages: list[AnyMessage] = [
-        Trade("KXTEST", seq + index, 0, 0, f"{seq + index}", 1, 1, 0) for index in range(count)
-    ]
-    datagram = encode_datagram(0, TRADE, session, seq, sent_ns, messages)
-    return datagram if ring is None else ring.sign(datagram)
-
-
-def heartbeat(
-    next_seq: int,
-    *,
-    stream: Stream = TRADE,
-    sent_ns: int = NOW_NS,
-    session: int = SESSION,
-    kind: Kind = Kind.HEARTBEAT,
-    flags: int = 0,
-    ring: KeyRing | None = RING,
-) -> bytes:
-    """A heartbeat or end of session."""
-    datagram = encode_heartbeat(
-        stream, session, next_seq, sent_ns, HeartbeatBody(next_seq - 1), kind, flags=flags
-    )
-    return datagram if ring is None else ring.sign(datagram)
+from tickerplant_subscriber.events import Gap, SessionChanged, SessionEnded, StreamAlive, StreamDead
 
 
 @pytest.fixture
@@ -399,112 +290,3 @@ def test_a_heartbeat_long_after_an_end_of_session_contradicts_it(unkeyed: Subscr
     unkeyed.receive(heartbeat(3, ring=None))
     (alive,) = unkeyed.events(StreamAlive)
     assert alive.contiguous  # type: ignore[attr-defined]
-
-
-# --- any attack on any feed -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """A datagram of the plant as it comes."""
-
-    at_ns: int
-    line: int
-    datagram: bytes
-
-
-@st.composite
-def feeds(draw: st.DrawFn) -> list[Arrival]:
-    """Two sessions of a plant on two lossy lines: trades, heartbeats, ends."""
-    arrivals = []
-    at_ns = NOW_NS
-    for session in (SESSION, SESSION + 1):
-        start = SessionStart("", 0, 0, at_ns, session - 1, ())
-        sent = [RING.sign(encode_datagram(0, STATUS, session, 1, at_ns, [start]))]
-        seq = 1
-        for _ in range(draw(st.integers(1, 8))):
-            at_ns += draw(st.sampled_from((1_000, 2 * MS, 900 * MS, 4_000 * MS)))
-            if draw(st.integers(0, 3)):
-                count = draw(st.integers(1, 3))
-                sent.append(trade(seq, count, sent_ns=at_ns, session=session))
-                seq += count
-            else:
-                sent.append(heartbeat(seq, sent_ns=at_ns, session=session))
-                sent.append(heartbeat(2, stream=STATUS, sent_ns=at_ns, session=session))
-        sent.append(heartbeat(seq, sent_ns=at_ns + MS, session=session, kind=Kind.END_OF_SESSION))
-        for datagram in sent:
-            (sent_ns,) = struct.unpack_from("<Q", datagram, 24)
-            arrivals += [
-                Arrival(sent_ns + line * 1_000, line, datagram)
-                for line in (0, 1)
-                if draw(st.integers(0, 5))
-            ]
-        at_ns += 2_000 * MS
-    return sorted(arrivals, key=lambda arrival: arrival.at_ns)
-
-
-def _forged_header(chance: Any, datagram: bytes) -> bytes:
-    """Another session, sequence or time, the rest as it was; signed with another key, or with the old trailer."""
-    session, seq, sent_ns = _SESSION_SEQ_TIME.unpack_from(datagram, 8)
-    session = chance.choice((session, session + 1, session - 1, 2**63, session + 10**9))
-    seq = chance.choice((seq, seq + 1, 2**60, 2**64 - 100, 1))
-    sent_ns = chance.choice((sent_ns, sent_ns + MS, 0, 2**63))
-    forged = datagram[:8] + _SESSION_SEQ_TIME.pack(session, seq, sent_ns) + datagram[32:]
-    if forged == datagram:
-        return datagram[:-1]
-    if chance.random() < 0.5:
-        return forged
-    plain = bytearray(forged[:-20])
-    plain[FLAGS_OFFSET] &= ~4
-    return bytes(plain) if chance.random() < 0.5 else OTHER.sign(bytes(plain))
-
-
-def attacks(chance: Any, heard: list[bytes], coming: bytes) -> Iterator[bytes]:
-    """What an attacker sends who knows all that was on the wire, and guesses what comes next."""
-    for _ in range(chance.randrange(4)):
-        known = chance.choice(heard) if heard else coming
-        kind = chance.randrange(5)
-        if kind == 0 and heard:
-            again = bytearray(known)
-            again[FLAGS_OFFSET] |= chance.choice((0, 0, 1, 2, 3))
-            yield bytes(again)
-        elif kind == 1:
-            yield _forged_header(chance, chance.choice((known, coming)))
-        elif kind == 2:
-            damaged = bytearray(coming)
-            place = chance.randrange(len(damaged))
-            damaged[place] ^= 1 << chance.randrange(8)
-            if place != FLAGS_OFFSET:
-                yield bytes(damaged)
-        elif kind == 3:
-            yield coming[: chance.randrange(len(coming))]
-        else:
-            yield chance.randbytes(chance.randrange(200))
-
-
-@given(feeds(), st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=300)
-def test_under_attack_a_subscriber_does_what_it_does_in_peace(
-    feed: list[Arrival], chance: Any
-) -> None:
-    """Delivers, tells and waits the same, whatever is forged, damaged, cut or played back in between."""
-    peace, war = Subscription(), Subscription()
-    heard: list[bytes] = []
-    sent = 0
-    for arrival in feed:
-        for one in (peace, war):
-            one.advance(arrival.at_ns)
-        for datagram in attacks(chance, heard, arrival.datagram):
-            sent += 1
-            war.receive(datagram, chance.randrange(2))
-            assert war.output == peace.output
-        for one in (peace, war):
-            one.receive(arrival.datagram, arrival.line)
-        heard.append(arrival.datagram)
-        assert war.output == peace.output
-        assert war.arbiter.next_deadline_ns() == peace.arbiter.next_deadline_ns()
-    for one in (peace, war):
-        one.advance(feed[-1].at_ns + 2 * STREAM_DEAD_NS if feed else NOW_NS)
-    assert war.output == peace.output
-    assert not peace.refusals()
-    assert len(war.arbiter.plants) <= 1
