@@ -110,6 +110,44 @@ def test_help_imports_nothing_slow_or_optional() -> None:
     assert not imported & (slow | cli.EXTRA_MODULES)
 
 
+@pytest.mark.parametrize(
+    ("process", "unwanted"),
+    [
+        ("tickerplant.runtime.daemon", {"rich", "pyarrow", "pandas", "numpy", "duckdb"}),
+        ("tickerplant.runtime.recovery_process", {"rich", "pyarrow", "numpy", "cryptography"}),
+        ("tickerplant.store.process, tickerplant.store.parquet_backend", {"rich", "pandas"}),
+    ],
+)
+def test_a_process_imports_nothing_slow_that_it_does_not_need(
+    process: str, unwanted: set[str]
+) -> None:
+    """Each of them is a tenth of a second and more, of the plant and of each process beside it."""
+    code = (
+        f"import sys, {process}\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))\n"
+        "import rich"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    imported = set(done.stdout.split())
+    assert "structlog" in imported
+    assert not imported & unwanted
+
+
+def test_what_is_wrong_with_the_configuration_is_said_before_the_plant_is_imported() -> None:
+    code = (
+        "import sys\nfrom tickerplant.cli import main\ncode = main(['run', '--all-open'])\n"
+        "print(code, *sorted(name.partition('.')[0] for name in sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+    code_told, *imported = done.stdout.split()
+    assert (code_told, "exchange.key_id is not set" in done.stderr) == ("2", True)
+    assert not set(imported) & {"asyncio", "uvloop", "aiohttp", "cryptography", "structlog"}
+
+
 def test_base_install_has_help_and_check_config() -> None:
     assert run_without_extra("--help").returncode == 0
     done = run_without_extra("check-config")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tickerplant.config_sources import LoadedConfig
     from tickerplant.runtime.companions import CompanionSpec
     from tickerplant.runtime.daemon import Daemon
+    from tickerplant_kalshi.auth import Signer
 
 _EXAMPLES = """\
 examples:
@@ -55,23 +56,30 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the plant. Raises the `TickerplantError` that ends it."""
-    import asyncio
-    import os
-
-    import uvloop
-
     from tickerplant.config_sources import load_config
-    from tickerplant.runtime.companions import Companions
-    from tickerplant.runtime.daemon import Daemon
-    from tickerplant.runtime.health import SystemdNotifier
-    from tickerplant.runtime.logs import configure_logging
-    from tickerplant_kalshi.auth import load_signer
 
     # What is given for a key of its own wins over --set of the same key.
     loaded = load_config(arguments.config, [*arguments.overrides, *overrides_of(arguments)])
     loaded.config.markets.require_selection()
     key = loaded.credentials()
+    from tickerplant_kalshi.auth import load_signer
+
     signer = load_signer(key.key_id, key.key_path, key.pem)
+    return _run_plant(loaded, signer)
+
+
+def _run_plant(loaded: "LoadedConfig", signer: "Signer") -> int:
+    """Apart from the above, for importing the plant takes long, and what is wrong so far was said without."""
+    import asyncio
+    import os
+
+    import uvloop
+
+    from tickerplant.runtime.companions import Companions
+    from tickerplant.runtime.daemon import Daemon
+    from tickerplant.runtime.health import SystemdNotifier
+    from tickerplant.runtime.logs import configure_logging
+
     output = configure_logging(loaded.config.log.level, loaded.config.log.format)
     daemon = Daemon(
         loaded.config,

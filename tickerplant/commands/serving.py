@@ -1,16 +1,15 @@
 """How the commands of the processes beside the plant run: logging, signals, event loop."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tickerplant.errors import EXIT_OK
 
 if TYPE_CHECKING:
     from tickerplant.config_sources import LoadedConfig
-    from tickerplant.runtime.recovery_process import RecoveryProcess
-    from tickerplant.store.process import StoreProcess
+    from tickerplant.runtime.companion_process import CompanionProcess
 
 
-def serve_until_told(kind: "type[RecoveryProcess | StoreProcess]", loaded: "LoadedConfig") -> int:
+def serve_until_told(kind: "type[CompanionProcess[Any]]", loaded: "LoadedConfig") -> int:
     """Run a process of this kind until SIGTERM or SIGINT; the exit code. Raises the `TickerplantError` that ends it."""
     import asyncio
     import os

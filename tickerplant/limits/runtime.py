@@ -92,6 +92,8 @@ COMPANION_LOOK_S = 0.25
 """How often to look whether it has ended, where the system has no descriptor left to tell."""
 COMPANION_STABLE_S = 60.0
 """One that ran for so long starts with the short wait anew."""
+COMPANION_TELL_S = 1.0
+"""How often a companion tells systemd how it is, and looks whether its keys changed."""
 COMPANION_STOP_TIMEOUT_S = 10.0
 """One that was asked to end and has not by then is killed."""
 

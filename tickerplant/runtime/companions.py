@@ -12,8 +12,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import structlog
-
 from tickerplant.limits import (
     COMPANION_BACKOFF_BASE_S,
     COMPANION_BACKOFF_CAP_S,
@@ -21,6 +19,7 @@ from tickerplant.limits import (
     COMPANION_STABLE_S,
     COMPANION_STOP_TIMEOUT_S,
 )
+from tickerplant.runtime.plain_structlog import structlog
 from tickerplant.runtime.supervise import Supervisor
 
 OURS_ALONE = frozenset({"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "KALSHI_KEY_PEM"})

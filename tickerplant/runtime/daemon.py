@@ -11,8 +11,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from tickerplant import __version__
 from tickerplant.config import Config
 from tickerplant.core.messages import FeedPhase
@@ -28,6 +26,7 @@ from tickerplant.runtime.housekeeping import Housekeeping, WarningTail
 from tickerplant.runtime.metrics import Metrics, MetricsServer
 from tickerplant.runtime.network import lines_of, listen_on_groups, require_free_groups
 from tickerplant.runtime.outlet import Outlet
+from tickerplant.runtime.plain_structlog import structlog
 from tickerplant.runtime.publisher import Publisher, open_publisher
 from tickerplant.runtime.sessions import Beginning, Sessions, open_configured_ticklog
 from tickerplant.runtime.startup import open_session_state

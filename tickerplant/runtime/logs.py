@@ -14,14 +14,13 @@ import time
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, TextIO
 
-import structlog
-
 from tickerplant.limits import (
     LOG_EVENT_NAMES_MAX,
     LOG_REPEAT_NS,
     LOG_TEXT_MAX_CHARACTERS,
     LOG_VALUE_DEPTH_MAX,
 )
+from tickerplant.runtime.plain_structlog import structlog
 
 HIDDEN = "[hidden]"
 RATE_KEY = "rate_key"

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import structlog
 
 from tickerplant.core.conversation import Keys
 from tickerplant.core.gap_fill import GapFillServer
@@ -32,6 +31,7 @@ from tickerplant.limits import (
 from tickerplant.runtime.health import Readiness
 from tickerplant.runtime.logfolder import read_owner
 from tickerplant.runtime.logreader import FolderListing
+from tickerplant.runtime.plain_structlog import structlog
 from tickerplant.runtime.poll_timer import PollTimer
 from tickerplant.runtime.recovery_checkpoints import CheckpointKeeper
 from tickerplant.runtime.recovery_cuts import SnapshotCuts

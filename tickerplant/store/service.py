@@ -12,8 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-import structlog
-
 from tickerplant.core.logformat import LogPosition
 from tickerplant.errors import StoreError, StoreUnavailableError
 from tickerplant.limits import (
@@ -25,6 +23,7 @@ from tickerplant.limits import (
 )
 from tickerplant.runtime.health import Readiness
 from tickerplant.runtime.logfolder import store_position
+from tickerplant.runtime.plain_structlog import structlog
 from tickerplant.runtime.supervise import Supervisor
 from tickerplant.store.backend import Backend
 from tickerplant.store.dead_letters import DeadLetters
