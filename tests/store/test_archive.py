@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from archive_bed import (
@@ -30,6 +31,7 @@ from tickerplant.cli import main
 from tickerplant.core.archive_plan import MANIFEST_NAME, Step, manifest_path
 from tickerplant.core.tables import TABLES
 from tickerplant.errors import DamagedStoreError, StoreError, StoreUnavailableError
+from tickerplant.store.archive_files import checks_of, symbol_names
 from tickerplant.store.archive_source import FolderSource
 from tickerplant.store.archiver import WorkFolder, read_manifests, verify_archive
 from tickerplant.store.object_store import ObjectStore
@@ -328,3 +330,18 @@ def test_every_table_is_archived_that_is_not_about_the_database():
     from tickerplant.core.archive_plan import ARCHIVED_TABLES
 
     assert set(TABLES) - set(ARCHIVED_TABLES) == {"backfill_progress", "archive_manifest"}
+
+
+@pytest.mark.parametrize("texts", [["a", None, "", "bcd"], ["é", None, "😀x"], [None], []])
+def test_symbols_count_alike_as_text_and_as_dictionary(texts):
+    table = TABLES["orderbook_deltas"]
+    columns = {**dict.fromkeys(table.column_names, [1] * len(texts)), "seq": range(len(texts))}
+    for name in symbol_names(table):
+        columns[name] = pa.array(texts, pa.string())
+    plain = pa.table(columns)
+    encoded = plain.set_column(
+        table.column_names.index("ticker"), "ticker", plain["ticker"].dictionary_encode()
+    )
+    units = [-1 if text is None else len(text.encode("utf-16-le")) // 2 for text in texts]
+    for data in (plain, encoded):
+        assert checks_of(table, data)["ticker"] == (sum(units) if units else None)

@@ -27,6 +27,7 @@ from tickerplant.cli import main
 from tickerplant.core.archive_plan import ARCHIVED_TABLES, Step
 from tickerplant.core.tables import TABLES
 from tickerplant.errors import DamagedStoreError, StoreError
+from tickerplant.store import questdb_archive
 from tickerplant.store.archive_files import content_of
 from tickerplant.store.archiver import read_manifest, read_manifests
 from tickerplant.store.arrow_tables import start_of_day_ns
@@ -97,8 +98,10 @@ def archived_rows(server):
 
 
 def test_every_day_is_archived_converted_recorded_and_restored(
-    questdb_server, database, log, tmp_path
+    questdb_server, database, log, tmp_path, monkeypatch
 ):
+    """Whether the server exports a partition at once or in many slices."""
+    monkeypatch.setattr(questdb_archive, "ARCHIVE_SLICE_ROWS", 37)
     before = archived_rows(database)
     assert len(before) >= 8
     source = source_of(database, log, tmp_path)
@@ -124,10 +127,13 @@ def test_every_day_is_archived_converted_recorded_and_restored(
     kept = objects(store)
 
     # Archived again from what is Parquet in the database now, it is the same.
-    again, some = folder_store(tmp_path / "again"), ("orderbook_deltas", "trades", "markets")
-    archive_all(source, again, tmp_path / "work", tables=some, warn=warned.append)
-    found = objects(again)
-    assert (found, warned) == ({name: kept[name] for name in kept if name.startswith(some)}, [])
+    some = ("orderbook_deltas", "trades", "markets")
+    for slice_rows in (37, 10**6):
+        monkeypatch.setattr(questdb_archive, "ARCHIVE_SLICE_ROWS", slice_rows)
+        again = folder_store(tmp_path / f"again{slice_rows}")
+        archive_all(source, again, tmp_path / "work", tables=some, warn=warned.append)
+        found = objects(again)
+        assert (found, warned) == ({name: kept[name] for name in kept if name.startswith(some)}, [])
 
     empty(database)
     apply(database, 0)

@@ -81,6 +81,8 @@ AUDIT_STALE_TOLD_WITHIN_NS = 60_000_000_000
 """A hole upstream waits for the pace before it is told of each book; later than this the audit calls it untold."""
 ARCHIVE_CHUNK_BYTES = 4 * 1024 * 1024
 """Of an object or an answer, read in one go."""
+ARCHIVE_SLICE_ROWS = 500_000
+"""Rows that QuestDB exports at a time, more if they have one time; two such files may lie in the work folder."""
 ARCHIVE_REQUEST_TIMEOUT_S = 60
 ARCHIVE_REQUEST_RETRIES = 5
 """One request to the object store, and how often it is made again; then archiving ends with exit code 75."""

@@ -75,8 +75,11 @@ def _numbers(table: Table, data: pa.Table, name: str) -> pa.ChunkedArray:
 
 def _symbol_lengths(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """In UTF-16 units, as QuestDB counts them."""
-    lengths = []
     is_encoded = pa.types.is_dictionary(column.type)
+    if not is_encoded and pc.all(pc.string_is_ascii(column)).as_py() is not False:
+        # A unit is a byte then, and texts need not be told apart.
+        return pc.fill_null(pc.cast(pc.binary_length(column), pa.int64()), _NONE_LENGTH)
+    lengths = []
     for chunk in (column if is_encoded else pc.dictionary_encode(column)).chunks:
         units = [len(text.encode("utf-16-le")) // 2 for text in chunk.dictionary.to_pylist()]
         of_each = pa.array([*units, _NONE_LENGTH], pa.int64())

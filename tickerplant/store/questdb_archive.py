@@ -9,7 +9,9 @@ tried.
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +22,7 @@ from tickerplant.core.archive_plan import Content, PartFile, check_names
 from tickerplant.core.tables import ARCHIVE_MANIFEST, ColumnType, Table
 from tickerplant.errors import StoreError, StoreUnavailableError
 from tickerplant.limits import (
+    ARCHIVE_SLICE_ROWS,
     PARQUET_ROW_GROUP_ROWS,
     QUESTDB_CONVERT_TIMEOUT_S,
     QUESTDB_EXPORT_TIMEOUT_S,
@@ -34,7 +37,6 @@ from tickerplant.store.service import CONSUMER
 
 STATE_ARCHIVED = "archived"
 """In `archive_manifest`."""
-_EXPORT_FILE = f"export{TEMPORARY_SUFFIX}"
 _HOUR_NS = 3_600 * 1_000_000_000
 _POLL_S = 0.1
 
@@ -117,17 +119,45 @@ class QuestDbArchiveSource:
 
     def read(self, table: Table, day: date, part: int, attempt: int) -> Iterator[pa.Table]:
         """See `ArchiveSource`. Raises also `DamagedStoreError` if the server's answer does not read."""
-        path = self._work / _EXPORT_FILE
-        where = where_clause(table, *_span_ns(table, day, part))
         is_parquet = _has_days(table) and any(
             one.is_parquet for one in self.partitions(table) if (one.day, one.hour) == (day, part)
         )
         columns, order = _export_form(table, attempt, is_parquet=is_parquet)
-        try:
+        slices = self._slices(table, *_span_ns(table, day, part))
+
+        def export(number: int) -> Path:
+            path = self._work / f"export{number % 2}{TEMPORARY_SUFFIX}"
+            where = where_clause(table, *slices[number])
             self.server.export(f"SELECT {columns} FROM {table.name} {where}{order}", path)
-            yield from _exported(path, table)
-        finally:
-            path.unlink(missing_ok=True)
+            return path
+
+        # While one slice is read and written, the server makes the next.
+        with ThreadPoolExecutor(1, "archive-export") as exporter:
+            coming = exporter.submit(export, 0)
+            for number in range(len(slices)):
+                path = coming.result()
+                if number + 1 < len(slices):
+                    coming = exporter.submit(export, number + 1)
+                try:
+                    yield from _exported(path, table)
+                finally:
+                    path.unlink(missing_ok=True)
+
+    def _slices(self, table: Table, start_ns: int, end_ns: int) -> list[tuple[int, int]]:
+        """The span cut, at times of rows, into about `ARCHIVE_SLICE_ROWS` each."""
+        span = where_clause(table, start_ns, end_ns)
+        [[count]] = self.server.execute(
+            f"SELECT count() FROM {table.name} {span}", QUESTDB_EXPORT_TIMEOUT_S
+        )
+        times = {start_ns, end_ns}
+        for row in range(ARCHIVE_SLICE_ROWS, count, ARCHIVE_SLICE_ROWS):
+            sql = (
+                f"SELECT cast({table.time} AS LONG) FROM {table.name} {span} LIMIT {row}, {row + 1}"
+            )
+            times.update(
+                time_ns for [time_ns] in self.server.execute(sql, QUESTDB_EXPORT_TIMEOUT_S)
+            )
+        return list(pairwise(sorted(times)))
 
     def partitions(self, table: Table) -> list[Partition]:
         """Those of a table by hour or day, oldest first."""
