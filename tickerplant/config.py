@@ -253,7 +253,7 @@ class StoreConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
     """questdb: file with the password, or token, on its first line; empty: the server wants none."""
     batch_ms: int = 50
     """questdb: age, in milliseconds, at which rows are sent."""
-    batch_rows: int = 20_000
+    batch_rows: int = 50_000
     """questdb: rows at which they are sent earlier."""
     ttl_days: int = 90
     """Age, in days, at which rows of the feed are deleted; 0: never. For QuestDB with `schema apply`."""

@@ -37,7 +37,7 @@ class Kept:
         self.position = position
         return []
 
-    def is_due(self, now_ns: int) -> bool:
+    def is_due(self, now_ns: int, *, is_behind: bool = False) -> bool:
         return True
 
     def commit(self, *, wait: bool = False) -> Committed:

@@ -5,6 +5,8 @@ ROW_CLOCK_DIFFERENCE_MAX_NS = 24 * 3_600 * 1_000_000_000
 """Exchange time of a live trade so far from its receive time is none: the row takes the receive time."""
 QUESTDB_REFUSED_PER_BATCH_MAX = 100
 """Rows that the server refuses one by one in a batch; with more of them it is not the rows' fault: the store waits."""
+QUESTDB_BEHIND_BATCH_TIMES = 10
+"""While the store catches up, rows wait so many times `store.batch_ms` for a batch to fill."""
 QUESTDB_REQUEST_TIMEOUT_S = 30.0
 """One SQL statement of the store or of `tickerplant schema`; then the server counts as unavailable."""
 QUESTDB_EXPORT_TIMEOUT_S = 600.0
@@ -27,7 +29,7 @@ QUESTDB_STOP_TIMEOUT_S = 20
 """A server that has not ended so long after SIGTERM is killed."""
 STORE_READ_BYTES = 256 * 1024
 """Of the log, that the store takes in one go; the rest waits for the next turn."""
-STORE_TAIL_S = 0.02
+STORE_TAIL_S = 0.01
 """How long the store waits at the end of the log before it looks again."""
 STORE_RETRY_S = 1.0
 STORE_RETRY_MAX_S = 30.0

@@ -44,8 +44,8 @@ class Backend(Protocol):
         """
         ...
 
-    def is_due(self, now_ns: int) -> bool:
-        """Whether it is time to `commit`."""
+    def is_due(self, now_ns: int, *, is_behind: bool = False) -> bool:
+        """Whether it is time to `commit`. `is_behind`: more of the log is there, so large batches are better."""
         ...
 
     def commit(self, *, wait: bool = False) -> Committed:

@@ -50,6 +50,7 @@ class LogFollower:
         self.log_faults = 0
         self.undecodable_datagrams = 0
         self._read_bytes = read_bytes
+        self._is_behind = False
         self._snapshot_interval_ns = snapshot_interval_ns
         self._snapshots: BookSnapshots | None = None
         self._reader: LogReader | None = None
@@ -79,9 +80,10 @@ class LogFollower:
         `StoreUnavailableError` (`reopen`), `StoreError`.
         """
         assert self._reader is not None
-        if self.backend.is_due(now_ns):
+        if self.backend.is_due(now_ns, is_behind=self._is_behind):
             self.commit()
         batch = self._reader.read()
+        self._is_behind = batch is not None and _bytes_of(batch) >= self._read_bytes // 2
         if batch is not None:
             self._take(batch, now_ns)
         return batch is not None
@@ -148,3 +150,8 @@ class LogFollower:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
+
+
+def _bytes_of(batch: LogBatch) -> int:
+    """How much of the log its records are, about."""
+    return batch.position.offset - batch.records[0][0] if batch.records else 0

@@ -67,6 +67,12 @@ _SETTINGS = {
     "http.worker.count": "2",
     "shared.worker.count": "2",
     "cairo.writer.data.append.page.size": "1M",
+    # Its threads look for work in turns without end, each of which takes processor time from who makes the work.
+    **{
+        f"{pool}.worker.{setting}.threshold": turns
+        for pool in ("http", "shared", "wal.apply")
+        for setting, turns in (("yield", "1"), ("nap", "10"), ("sleep", "100"))
+    },
 }
 
 

@@ -115,7 +115,7 @@ class ParquetStore:
         self._taken = position
         return rejected
 
-    def is_due(self, now_ns: int) -> bool:
+    def is_due(self, now_ns: int, *, is_behind: bool = False) -> bool:  # its files are large
         """Whether `commit` is to be called."""
         if self._taken == self._durable:
             return False

@@ -23,7 +23,7 @@ from tickerplant.core.logformat import LogPosition
 from tickerplant.core.rows import Row, Rows
 from tickerplant.core.tables import TABLES, Table
 from tickerplant.errors import CredentialsError, StoreError, StoreUnavailableError
-from tickerplant.limits import QUESTDB_REFUSED_PER_BATCH_MAX
+from tickerplant.limits import QUESTDB_BEHIND_BATCH_TIMES, QUESTDB_REFUSED_PER_BATCH_MAX
 from tickerplant.store.backend import Committed, RejectedRow
 from tickerplant.store.parquet_folder import take_lock
 from tickerplant.store.questdb_frames import fitting_rows, symbols, to_frame
@@ -73,7 +73,10 @@ class QuestDbBackend:
         batch_ns: int,
         batch_rows: int,
     ) -> None:
-        """Sends rows when the oldest is `batch_ns` old, or at `batch_rows`. `folder` is the store's; opens nothing."""
+        """Sends rows when the oldest is `batch_ns` old, at the latest at `batch_rows`; opens nothing.
+
+        `folder` is the store's.
+        """
         self.batches = 0
         self.rows_written = 0
         self.rows_rejected = 0
@@ -101,6 +104,7 @@ class QuestDbBackend:
         self._waiting: Rows = {}
         self._row_count = 0
         self._begun_ns = 0
+        self._is_sending_due = False
 
     # --- as the service sees it -------------------------------------------------------------------
 
@@ -138,16 +142,22 @@ class QuestDbBackend:
         self._taken = position
         return []
 
-    def is_due(self, now_ns: int) -> bool:
-        """Whether rows are to be sent, or an acknowledgement has come."""
-        if self._writing is not None and self._writing.done():
-            return True
-        if self._taken == self._sent:
-            return False
-        return self._row_count >= self._batch_rows or now_ns - self._begun_ns >= self._batch_ns
+    def is_due(self, now_ns: int, *, is_behind: bool = False) -> bool:
+        """Whether rows are to be sent, or an acknowledgement has come.
+
+        While a batch is on its way the next one grows, up to `batch_rows`; so it does for longer where there is more of
+        the log: a row of a large batch costs client and server a quarter of what one of a small batch does.
+        """
+        is_acknowledged = self._writing is not None and self._writing.done()
+        is_free = self._writing is None or is_acknowledged
+        patience = QUESTDB_BEHIND_BATCH_TIMES if is_behind else 1
+        is_old = now_ns - self._begun_ns >= self._batch_ns * patience
+        is_full = self._row_count >= self._batch_rows
+        self._is_sending_due = is_full or (is_old and is_free)
+        return is_acknowledged or (self._is_sending_due and self._taken != self._sent)
 
     def commit(self, *, wait: bool = False) -> Committed:
-        """Send what was taken; tells what was acknowledged before, with `wait` everything.
+        """Send what was taken if it is due; tells what was acknowledged before, with `wait` all and everything.
 
         Raises `StoreUnavailableError`: `discard`.
         """
@@ -156,7 +166,8 @@ class QuestDbBackend:
         if self._suspended_reason:
             raise StoreUnavailableError(self._suspended_reason)
         rejected = self._collect()
-        if self._taken is not None and self._taken != self._sent:
+        is_wanted = wait or self._is_sending_due
+        if is_wanted and self._taken is not None and self._taken != self._sent:
             batch, unfit = self._batch(self._taken)
             rejected += unfit
             self._sent = self._taken
