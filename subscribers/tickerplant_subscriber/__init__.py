@@ -36,6 +36,7 @@ from tickerplant.errors import (
     RecordingError,
     TickerplantError,
 )
+from tickerplant_subscriber.book_view import BookView
 from tickerplant_subscriber.events import (
     UNKNOWN_SEQ,
     AnyEvent,
@@ -54,7 +55,6 @@ from tickerplant_subscriber.events import (
     StreamDead,
 )
 from tickerplant_subscriber.log_source import TimedDatagram, read_log
-from tickerplant_subscriber.mirror import BookView
 from tickerplant_subscriber.position import Position
 from tickerplant_subscriber.recorder import Recorder, record
 from tickerplant_subscriber.recording_format import RecordedEvent

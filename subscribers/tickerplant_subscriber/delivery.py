@@ -1,8 +1,9 @@
 """What comes out of a stream, in order: messages, snapshots at their place, and what never will come (pure)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tickerplant.core.messages import GapCause, Stream
+from tickerplant.core.packed_books import PackedBook
 from tickerplant_subscriber.events import (
     Event,
     Gap,
@@ -17,8 +18,8 @@ FLOWING = frozenset((Stream.TRADE, Stream.BBO, Stream.TICKER))
 """Streams whose messages need none before them, so that they may be handed out ahead of what is missing."""
 DeliverMessages = Callable[[StreamState, int, Messages, int], None]
 """(stream, sequence of the first message, messages, ts_send_ns)"""
-TakeImage = Callable[[StreamState, Messages], None]
-"""(stream, messages of a snapshot): they stand for everything before `stream.expected`"""
+TakeImage = Callable[[StreamState, Messages, Sequence[PackedBook]], None]
+"""(stream, messages of a snapshot, its books that came whole): they stand for everything before `stream.expected`"""
 Tell = Callable[[Event], None]
 
 
@@ -175,11 +176,11 @@ class Delivery:
                 state.stream,
                 state.session,
                 image.next_seq,
-                len(image.messages),
+                len(image.messages) + len(image.books),
                 **_plant_of(state),
             )
         )
-        self._take_image(state, image.messages)
+        self._take_image(state, image.messages, image.books)
         return True
 
     def _give_up_first_hole(self, state: StreamState) -> None:

@@ -1,6 +1,7 @@
 """One TCP connection to recovery, the subscriber's side (pure): opens, hears the hello, asks once, reads the answer."""
 
 from tickerplant.core.keyring import KeyRing
+from tickerplant.core.packed_books import PackedBooks
 from tickerplant.core.recovery_wire import (
     NONCE_BYTES,
     VERSION,
@@ -48,8 +49,11 @@ class Dialogue:
             self.deadline_ns = now_ns + RECOVERY_SILENCE_NS
         self._reader.feed(data)
 
-    def next(self) -> bytes | AnyControl | None:
-        """The next datagram or control message; a hello is kept as well. Raises `WireError`: then it is of no use."""
+    def next(self) -> bytes | AnyControl | PackedBooks | None:
+        """The next datagram, control message or books; a hello is kept as well.
+
+        Raises `WireError`: then the connection is of no use.
+        """
         frame = self._reader.next()
         if isinstance(frame, Hello):
             if self.hello is not None:
@@ -57,8 +61,8 @@ class Dialogue:
             self.hello = frame
             if self._outgoing is not None:
                 self._outgoing.renew(frame.nonce)
-        elif frame is not None and self.hello is None and isinstance(frame, bytes):
-            raise MalformedBodyError("recovery sends datagrams before it says hello")
+        elif self.hello is None and isinstance(frame, bytes | PackedBooks):
+            raise MalformedBodyError("recovery sends data before it says hello")
         return frame
 
     def ask(self, request: StreamRequest | SnapshotRequest, now_ns: int) -> bytes:

@@ -1,6 +1,6 @@
 """From what the arbiter delivers to the callbacks of a strategy (pure)."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from tickerplant.core.messages import (
     FeedState,
@@ -12,6 +12,7 @@ from tickerplant.core.messages import (
     Trade,
     UpstreamGap,
 )
+from tickerplant.core.packed_books import PackedBook
 from tickerplant_subscriber.events import (
     DatagramsRefused,
     Event,
@@ -54,10 +55,12 @@ class Tables:
         if Stream.BBO in streams:
             self.quotes = Quotes(wanted, tell, on_bbo)
 
-    def take_image(self, state: StreamState, messages: Messages) -> None:
-        """Takes the messages of a snapshot; quotes are absolute, so those simply come in."""
+    def take_image(
+        self, state: StreamState, messages: Messages, books: Sequence[PackedBook] = ()
+    ) -> None:
+        """Takes what a snapshot consists of; quotes are absolute, so those simply come in."""
         if state.stream is Stream.DELTA and self.mirror is not None:
-            self.mirror.take_image(state, messages)
+            self.mirror.take_image(state, messages, books)
         elif state.stream is Stream.BBO and self.quotes is not None:
             self.quotes.receive(state, messages)
 
@@ -173,10 +176,12 @@ class StrategyDispatch:
         place = {int(state.stream): (state.session, self._delivering_seq)}
         return {(state.publisher, state.partition): place}
 
-    def take_image(self, state: StreamState, messages: Messages) -> None:
-        """Takes the messages of a snapshot: what of them is state goes to its callback, books are replaced."""
+    def take_image(
+        self, state: StreamState, messages: Messages, books: Sequence[PackedBook] = ()
+    ) -> None:
+        """Takes what a snapshot consists of: what of it is state goes to its callback, books are replaced."""
         if state.stream in (Stream.DELTA, Stream.BBO):
-            self.tables.take_image(state, messages)
+            self.tables.take_image(state, messages, books)
         else:
             self._routes[state.stream](state, messages)
 

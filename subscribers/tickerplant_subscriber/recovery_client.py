@@ -12,6 +12,7 @@ this performs `take_actions` after each call and reports what comes of them. The
 from collections.abc import Callable, Collection
 
 from tickerplant.core.messages import GapCause, Stream
+from tickerplant.core.packed_books import PackedBooks
 from tickerplant.core.recovery_wire import (
     NONCE_BYTES,
     AnyControl,
@@ -169,6 +170,8 @@ class RecoveryClient(HoleRepair):
                 self._plants[talk.plant].answered_ns = now_ns
                 if isinstance(frame, bytes):
                     self._take_datagram(talk, frame, now_ns)
+                elif isinstance(frame, PackedBooks):
+                    self._take_books(talk, frame, now_ns)
                 else:
                     self._take_control(talk, frame, now_ns)
         except WireError:
@@ -286,6 +289,7 @@ class RecoveryClient(HoleRepair):
             min_seqs,
             tuple(stream for stream, _ in min_seqs),
             self._tickers,
+            packed=True,
         )
 
     def _take_datagram(self, talk: Talk, datagram: bytes, now_ns: int) -> None:
@@ -298,7 +302,18 @@ class RecoveryClient(HoleRepair):
             raise MalformedBodyError("a datagram that does not belong to the snapshot asked for")
         messages = decode_body(datagram, header)
         talk.images.setdefault(header.stream, []).extend(messages)
-        talk.progress += len(messages)
+        self._note_progress(talk, len(messages), now_ns)
+
+    def _take_books(self, talk: Talk, packed: PackedBooks, now_ns: int) -> None:
+        request = talk.dialogue.request
+        is_asked = isinstance(request, SnapshotRequest) and request.packed
+        if request is None or not is_asked or packed.session != request.session:
+            raise MalformedBodyError("books that do not belong to the snapshot asked for")
+        talk.books += packed.books
+        self._note_progress(talk, len(packed.books), now_ns)
+
+    def _note_progress(self, talk: Talk, message_count: int, now_ns: int) -> None:
+        talk.progress += message_count
         if talk.progress > SNAPSHOT_MESSAGES_MAX:
             raise MalformedBodyError(f"a snapshot of more than {SNAPSHOT_MESSAGES_MAX} messages")
         self._plants[talk.plant].snapshot_ns = now_ns
@@ -316,11 +331,12 @@ class RecoveryClient(HoleRepair):
         is_whole = True
         for state in waiting:
             messages = talk.images.get(state.stream, [])
+            books = talk.books if state.stream is Stream.DELTA else []
             placed = (
                 state.session == end.session
-                and counts.get(state.stream, 0) == len(messages)
+                and counts.get(state.stream, 0) == len(messages) + len(books)
                 and self._arbiter.place_image(
-                    state, next_seqs.get(state.stream, 0), messages, now_ns
+                    state, next_seqs.get(state.stream, 0), messages, now_ns, books
                 )
             )
             if not placed:

@@ -1,6 +1,9 @@
 """What recovery sends, and what is held back for it (pure)."""
 
+from collections.abc import Sequence
+
 from tickerplant.core.messages import GapCause
+from tickerplant.core.packed_books import PackedBook
 from tickerplant.core.wire import Header, decode_body, decode_header
 from tickerplant.errors import WireError
 from tickerplant.limits import REORDER_DATAGRAMS_MAX, REORDER_WAIT_NS, RESUME_PATIENCE_NS
@@ -62,13 +65,18 @@ class RepairIntake(SessionTracker):
         return None
 
     def place_image(
-        self, state: StreamState, next_seq: int, messages: Messages, now_ns: int
+        self,
+        state: StreamState,
+        next_seq: int,
+        messages: Messages,
+        now_ns: int,
+        books: Sequence[PackedBook] = (),
     ) -> bool:
         """Takes a snapshot of a stream in its current session; False if its place is not where it was expected."""
         if state.image is None or next_seq < state.image.next_seq:
             return False
         self._now_ns = now_ns
-        state.image = Image(next_seq, messages)
+        state.image = Image(next_seq, messages, books)
         state.reveal(next_seq, now_ns, REORDER_WAIT_NS, GapCause.NETWORK)
         state.join_cause = GapCause.NETWORK
         state.split(next_seq)

@@ -25,12 +25,12 @@ from tickerplant.core.wire import HEADER, Header
 from tickerplant.errors import ConfigurationError
 from tickerplant.limits import REORDER_WAIT_NS, REPLAY_DATAGRAMS_PER_TURN, REPLAY_IDLE_MAX_NS
 from tickerplant_subscriber.arbiter import Arbiter
+from tickerplant_subscriber.book_view import BookView
 from tickerplant_subscriber.dispatch import StrategyDispatch
 from tickerplant_subscriber.event_log import EventLog
 from tickerplant_subscriber.events import Event, SessionChanged
 from tickerplant_subscriber.filters import TickerFilter
 from tickerplant_subscriber.log_source import TimedDatagram, read_log
-from tickerplant_subscriber.mirror import BookView
 from tickerplant_subscriber.position import Position, first_position
 from tickerplant_subscriber.stats import SubscriberStats, collect_stats
 from tickerplant_subscriber.strategy import Strategy, overrides, streams_of

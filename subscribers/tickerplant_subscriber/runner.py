@@ -13,11 +13,11 @@ import uvloop
 from tickerplant.core.messages import Bbo
 from tickerplant.errors import ConfigurationError
 from tickerplant.limits import FAULT_LOG_INTERVAL_NS
+from tickerplant_subscriber.book_view import BookView
 from tickerplant_subscriber.dispatch import StrategyDispatch
 from tickerplant_subscriber.event_log import EventLog
 from tickerplant_subscriber.events import Event
 from tickerplant_subscriber.filters import TickerFilter
-from tickerplant_subscriber.mirror import BookView
 from tickerplant_subscriber.options import (
     NetworkOptions,
     ReceiverOptions,

@@ -28,6 +28,7 @@ from tickerplant.core.messages import (
     Trade,
     UpstreamGap,
 )
+from tickerplant_subscriber.book_view import BookView
 from tickerplant_subscriber.events import (
     DatagramsRefused,
     Gap,
@@ -40,7 +41,6 @@ from tickerplant_subscriber.events import (
     StreamDead,
 )
 from tickerplant_subscriber.filters import EVERY_TICKER
-from tickerplant_subscriber.mirror import BookView
 from tickerplant_subscriber.position import Position
 from tickerplant_subscriber.stats import SubscriberStats
 

@@ -9,12 +9,14 @@ Without holes `expected == known` and nothing is buffered, unless the stream is 
 `expected`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
 from sortedcontainers import SortedDict
 
 from tickerplant.core.messages import AnyMessage, GapCause, Stream
+from tickerplant.core.packed_books import PackedBook
 from tickerplant.limits import REORDER_DATAGRAMS_MAX
 
 Messages = list[AnyMessage | None]
@@ -113,13 +115,14 @@ class Buffered:
 
 @dataclass(slots=True)
 class Image:
-    """A snapshot of the stream: its messages stand for everything before `next_seq`.
+    """A snapshot of the stream: its messages, and books that came whole, stand for everything before `next_seq`.
 
     While it is being fetched there are no messages, and its place is at `next_seq` or later.
     """
 
     next_seq: int
     messages: Messages | None = None
+    books: Sequence[PackedBook] = ()
 
 
 @dataclass(slots=True)

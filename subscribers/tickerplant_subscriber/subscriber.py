@@ -9,18 +9,20 @@ the queue. After a `Gap` with cause CONSUMER ask `book(ticker).live`: what is to
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import suppress
 from typing import Self, Unpack
 
 from tickerplant.core.messages import AnyMessage, Bbo, Stream
+from tickerplant.core.packed_books import PackedBook, messages_of
 from tickerplant.errors import ConfigurationError
 from tickerplant.limits import MESSAGES_PER_TURN, SUBSCRIBER_QUEUE_MESSAGES
+from tickerplant_subscriber.book_view import BookView
 from tickerplant_subscriber.dispatch import Tables
 from tickerplant_subscriber.event_log import EventLog
 from tickerplant_subscriber.events import Event
 from tickerplant_subscriber.filters import EVERY_TICKER, TickerFilter
 from tickerplant_subscriber.message_queue import Batch, Item, MessageQueue
-from tickerplant_subscriber.mirror import BookView
 from tickerplant_subscriber.options import (
     NetworkOptions,
     ReceiverOptions,
@@ -226,7 +228,9 @@ class Subscriber(AsyncIterator[Item]):
                 )
             )
 
-    def _take_image(self, state: StreamState, messages: Messages) -> None:
+    def _take_image(
+        self, state: StreamState, messages: Messages, books: Sequence[PackedBook]
+    ) -> None:
         """The messages of a snapshot stand in the iteration as they are; books and quotes are replaced by them."""
         collected: list[Item] = []
         if state.stream in self._handed_out:
@@ -234,8 +238,13 @@ class Subscriber(AsyncIterator[Item]):
             collected += [
                 message for message in messages if message is not None and wanted[message.ticker]
             ]
+            for book in books:
+                if wanted[book.ticker]:
+                    # One that makes no book is told as STALE.
+                    with suppress(ValueError):
+                        collected += messages_of(book)
         events = self._collected = []
-        self._tables.take_image(state, messages)
+        self._tables.take_image(state, messages, books)
         self._collected = None
         collected += [item for item in events if isinstance(item, Event)]
         if collected:

@@ -194,3 +194,55 @@ def test_books_are_not_hashable_and_not_equal_to_other_things():
         hash(Book())
     assert Book() != "book"
     assert repr(Book([(3300, 4050)])) == "Book(bbo=(3300, 4050, 0, 0), levels=1)"
+
+
+@given(BOOKS)
+def test_packed_levels_are_what_the_checksum_is_of_and_make_the_same_book(sides):
+    bids, asks = sides
+    book = Book(bids.items(), asks.items())
+    packed = book.packed()
+    assert zlib.crc32(packed) == book.checksum()
+    other = Book([(7, 7)], [(8, 8)])
+    other.load_packed(packed, book.bid_count)
+    assert other == book
+    assert other.best_moved
+
+
+def packed_levels(*levels):
+    return b"".join(struct.pack("<qq", *level) for level in levels)
+
+
+@pytest.mark.parametrize(
+    ("levels", "bid_count"),
+    [
+        (packed_levels((10, 5), (20, 7))[:-1], 1),
+        (packed_levels((10, 5), (20, 7)), 3),
+        (packed_levels((10, 5), (20, 7)), -1),
+        (packed_levels((20, 5), (10, 7)), 2),
+        (packed_levels((20, 5), (10, 7)), 0),
+        (packed_levels((10, 5), (10, 7)), 2),
+        (packed_levels((0, 5), (10, 7)), 2),
+        (packed_levels((-3, 5)), 1),
+        (packed_levels((10_000, 5)), 1),
+        (packed_levels((10, 5), (10_000, 7)), 1),
+        (packed_levels((10, 0)), 1),
+        (packed_levels((10, -5), (20, 5)), 1),
+        (packed_levels((10, 5), (20, SIZE_E2_MAX + 1)), 1),
+    ],
+)
+def test_packed_levels_that_make_no_book_change_nothing(levels, bid_count):
+    book = Book([(7, 7)], [(8, 8)])
+    with pytest.raises(ValueError, match=r"levels|prices|size"):
+        book.load_packed(levels, bid_count)
+    assert book == Book([(7, 7)], [(8, 8)])
+
+
+@given(st.binary(max_size=80), st.integers(-1, 6))
+def test_packed_garbage_is_a_book_or_refused(levels, bid_count):
+    book = Book()
+    try:
+        book.load_packed(levels, bid_count)
+    except ValueError:
+        assert book == Book()
+    else:
+        assert book.packed() == levels

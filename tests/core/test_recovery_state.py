@@ -23,7 +23,8 @@ from tickerplant.core.messages import (
     MarketInfo,
     Stream,
 )
-from tickerplant.core.recovery_cut import Market, encode_levels
+from tickerplant.core.packed_books import decode_books, fits_a_frame, messages_of
+from tickerplant.core.recovery_cut import Market, book_chunks, pack_market
 from tickerplant.core.recovery_state import PlantState
 from tickerplant.core.snapshot_packets import SNAPSHOT_STREAMS, SnapshotPackets
 from tickerplant.core.wire import (
@@ -36,6 +37,7 @@ from tickerplant.limits import (
     BOOK_LEVELS_PER_PART,
     DATAGRAM_MAX_BYTES,
     FINISHED_MARKETS_KEPT,
+    RECOVERY_FRAME_MAX_BYTES,
     SNAPSHOT_SLICE_BYTES,
     SNAPSHOT_SLICE_LEVELS,
     SNAPSHOT_SLICE_MARKETS,
@@ -76,24 +78,42 @@ class Feed:
 
 
 def told(cut, streams=SNAPSHOT_STREAMS, between=lambda: None):
-    """What the datagrams of a cut tell, as `rebuild` has it; `between` is called between two slices."""
-    packets = SnapshotPackets(cut, streams)
-    datagrams = packets.start(1)
+    """What a cut tells, as `rebuild` has it, in both forms; `between` is called between two slices."""
+    packets, whole = SnapshotPackets(cut, streams), SnapshotPackets(cut, streams, is_packed=True)
+    datagrams, others = packets.start(1), whole.start(1)
+    books = []
     for images in cut.slices():
         between()
+        assert packets.books(images) == []
         datagrams += packets.add(images, 1)
-    datagrams += packets.finish(1)
+        others += whole.add(images, 1)
+        for payload in whole.books(images):
+            assert len(payload) < RECOVERY_FRAME_MAX_BYTES
+            packed = decode_books(payload)
+            assert packed.session == cut.session
+            books += packed.books
+    others += [
+        encode_datagram(0, Stream.DELTA, cut.session, 1, 1, [message], flags=FLAG_SNAPSHOT)
+        for book in books
+        for message in messages_of(book)
+    ]
+    seen = told_by(datagrams + packets.finish(1), cut, packets.counts)
+    assert told_by(others + whole.finish(1), cut) == seen
+    return seen
+
+
+def told_by(datagrams, cut, counted=None):
+    """What these datagrams of a snapshot tell."""
     for datagram in datagrams:
         header = decode_header(datagram)
         assert header.flags == FLAG_SNAPSHOT
-        assert header.seq == cut.next_seqs[header.stream - 1]
+        assert header.seq in (cut.next_seqs[header.stream - 1], 1)
         assert len(datagram) <= DATAGRAM_MAX_BYTES
-    counts = dict.fromkeys(packets.counts, 0)
+    counts = dict.fromkeys(counted or SNAPSHOT_STREAMS, 0)
     for datagram in datagrams:
-        counts[decode_header(datagram).stream] += len(
-            decode_body(datagram, decode_header(datagram))
-        )
-    assert counts == packets.counts
+        header = decode_header(datagram)
+        counts[header.stream] += len(decode_body(datagram, header))
+    assert counted in (None, counts)
     plain = [datagram[:16] + (1).to_bytes(8, "little") + datagram[24:] for datagram in datagrams]
     return visible(rebuild(plain, cut.session, (10**12,) * 5))
 
@@ -230,8 +250,8 @@ def test_slices_are_small_whatever_the_books_are_like():
         cut = feed.state.cut()
         seen, encoded = 0, 0
         for images in cut.slices():
-            size = sum(len(chunk.encoded) for image in images for chunk in image.levels)
-            last = sum(len(chunk.encoded) for chunk in images[-1].levels)
+            size = sum(len(image.book) for image in images)
+            last = len(images[-1].book)
             assert len(images) <= SNAPSHOT_SLICE_MARKETS
             assert size - last < SNAPSHOT_SLICE_BYTES
             assert cut.levels_encoded - encoded < SNAPSHOT_SLICE_LEVELS + max(sizes)
@@ -241,7 +261,7 @@ def test_slices_are_small_whatever_the_books_are_like():
 
 
 def test_a_book_with_thousands_of_levels():
-    """In parts of at most 64 levels, each message in a datagram that it fits in."""
+    """In parts of at most 64 levels, each message in a datagram that it fits in; too large to go whole."""
     feed = Feed()
     bids = tuple((price, 10**14 + price) for price in range(1, 5_000))
     asks = tuple((price, 10**14 + price) for price in range(5_001, 9_999))
@@ -252,7 +272,8 @@ def test_a_book_with_thousands_of_levels():
     feed.state.markets[market.ticker] = market
     seen = told(feed.state.cut())[market.ticker]
     assert seen["sides"] == (dict(bids), dict(asks))
-    parts = sum(chunk.message_count for chunk in encode_levels(market)) - 1
+    assert not fits_a_frame(pack_market(market))
+    parts = sum(chunk.message_count for chunk in book_chunks(pack_market(market))) - 1
     assert parts == -(-market.book.level_count // BOOK_LEVELS_PER_PART)
 
 

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tickerplant.core.packed_books import PackedBook, decode_books, encode_book, frame_books
 from tickerplant.core.recovery_wire import (
     GAP_FILL_BYTES,
     Alive,
@@ -28,7 +29,12 @@ from tickerplant.core.recovery_wire import (
     encode_gap_fill,
     is_gap_fill,
 )
-from tickerplant.errors import AuthenticationError, LengthMismatchError, WireError
+from tickerplant.errors import (
+    AuthenticationError,
+    LengthMismatchError,
+    MalformedBodyError,
+    WireError,
+)
 from tickerplant.limits import RECOVERY_FRAME_MAX_BYTES
 
 KEYS = {7: b"k" * 32}
@@ -37,7 +43,7 @@ CONTROLS: tuple[AnyControl, ...] = (
     Open(1, b"n" * 16),
     Hello(1, 1, 0, (SessionRange(9, SEQS, SEQS, final=True),), repairable=False, nonce=b"s" * 16),
     StreamRequest(1, 0, 9, SEQS, SEQS),
-    SnapshotRequest(1, 0, 9, SEQS, (2, 4), ("KXA", "KXB")),
+    SnapshotRequest(1, 0, 9, SEQS, (2, 4), ("KXA", "KXB"), packed=True),
     StreamEnd(9, SEQS),
     SnapshotEnd(9, SEQS, SEQS),
     Reject(RecoveryCode.TOO_OLD, "gone"),
@@ -167,3 +173,25 @@ def test_garbage_on_tcp_is_a_wire_error(data: bytes) -> None:
             frames_of(stream)
         except WireError:
             continue
+
+
+@pytest.mark.parametrize("seal", [None, (7, KEYS, b"n" * 16)])
+def test_books_are_frames_within_the_bound_and_come_back_as_they_were(seal):
+    books = [PackedBook(f"KX{n}", n, 0, 1, -1, 3, n, bytes(n)) for n in range(0, 30_000, 500)]
+    payloads = frame_books(9, [encode_book(book) for book in books])
+    assert 1 < len(payloads) < len(books)
+    sending = None if seal is None else Seal(*seal)
+    data = b"".join(encode_frame(FrameKind.BOOKS, payload, sending) for payload in payloads)
+    frames = frames_of(data, None if seal is None else Seal(*seal))
+    assert [frame.session for frame in frames] == [9] * len(payloads)
+    assert [book for frame in frames for book in frame.books] == books
+
+
+@given(st.binary(max_size=100))
+def test_books_that_do_not_decode_are_malformed(payload):
+    data = encode_frame(FrameKind.BOOKS, payload)
+    try:
+        frames_of(data)
+    except MalformedBodyError:
+        return
+    decode_books(payload)

@@ -18,9 +18,11 @@ from plant_log import PlantLog
 from tick_log import QUICK
 
 from tickerplant.core import recovery_wire, wire
+from tickerplant.core.book import Book
 from tickerplant.core.conversation import Conversation, Keys
 from tickerplant.core.gap_fill import GapFillServer
 from tickerplant.core.messages import Stream
+from tickerplant.core.packed_books import PackedBooks
 from tickerplant.core.recovery_wire import (
     FRAME_HEADER,
     NONCE_BYTES,
@@ -85,6 +87,7 @@ class RequestFuzzer:
         self.now_ns += 10**9
         self.log.tail.apply(self.now_ns)
         self._hello = self.log.hello()
+        self._books: list[bytes] = []
         self._requests = {
             is_signed: [encode_gap_fill(self._gap_fill(), key) for _ in range(REQUESTS_KEPT)]
             for is_signed, key in ((False, None), (True, KEY))
@@ -246,7 +249,8 @@ class RequestFuzzer:
             return StreamRequest(1, 0, self._session(), next_seqs, until)
         tickers = tuple(f"KXT-{chance.randrange(12)}" for _ in range(chance.randrange(4)))
         min_seqs = ((4, self._seq(4)),) if chance.random() < 0.5 else ()
-        return SnapshotRequest(1, 0, self._session(), min_seqs, STATES, tickers)
+        packed = chance.random() < 0.5
+        return SnapshotRequest(1, 0, self._session(), min_seqs, STATES, tickers, packed)
 
     def _serve(self, request: StreamRequest | SnapshotRequest) -> None:
         """As the server does, up to the reading of files."""
@@ -264,9 +268,10 @@ class RequestFuzzer:
             self.outcomes["range served"] += 1
         elif self.chance.random() < 0.2:
             cut = self.log.state.cut(request.tickers)
-            packets = SnapshotPackets(cut, request.streams)
+            packets = SnapshotPackets(cut, request.streams, is_packed=request.packed)
             packets.start(self.now_ns)
             for images in cut.slices():
+                self._books = packets.books(images) or self._books
                 packets.add(images, self.now_ns)
             packets.finish(self.now_ns)
             cut.fail()
@@ -285,6 +290,9 @@ class RequestFuzzer:
             if self.chance.random() < 0.5:
                 datagram = self._damaged(datagram)[:60_000]  # noqa: PLW2901 - the damaged one takes its place
             frames.append(recovery_wire.encode_frame(FrameKind.DATAGRAM, datagram, seal))
+        for payload in self._books[:1]:
+            books = self._damaged(payload) if self.chance.random() < 0.5 else payload
+            frames.append(recovery_wire.encode_frame(FrameKind.BOOKS, books[:60_000], seal))
         frames.append(encode_control(recovery_wire.Reject(9, "x"), seal))
         data = b"".join(frames)
         self.last_input = data = self._damaged(data) if self.chance.random() < 0.5 else data
@@ -306,6 +314,8 @@ class RequestFuzzer:
                 return True
             if not isinstance(frame, bytes):
                 self.outcomes[f"told {type(frame).__name__}"] += 1
+                if isinstance(frame, PackedBooks):
+                    self._load_books(frame)
                 continue
             try:
                 header = wire.decode_header(frame)
@@ -314,6 +324,15 @@ class RequestFuzzer:
                 self.outcomes["repaired datagram"] += 1
             except WireError as error:
                 self.exceptions[type(error).__name__] += 1
+
+    def _load_books(self, packed: PackedBooks) -> None:
+        """As the mirror does."""
+        for one in packed.books:
+            try:
+                Book().load_packed(one.levels, one.bid_count)
+                self.outcomes["book loaded"] += 1
+            except ValueError:
+                self.outcomes["book refused"] += 1
 
     # --- damage -----------------------------------------------------------------------------------
 

@@ -379,9 +379,10 @@ class Simulation:
         elif state.stream is Stream.BBO and self.tables.quotes is not None:
             self.tables.quotes.receive(state, messages)
 
-    def _take_image(self, state, messages):
-        self.images.append((state.stream, state.session, state.expected, len(messages)))
-        self.tables.take_image(state, messages)
+    def _take_image(self, state, messages, books):
+        count = len(messages) + len(books)
+        self.images.append((state.stream, state.session, state.expected, count))
+        self.tables.take_image(state, messages, books)
 
     def _take_event(self, event):
         self.tables.take_event(event)

@@ -232,9 +232,10 @@ class RecoveryConnection:
         )
         if ready:
             cut = state.cut(request.tickers)
-            packets = SnapshotPackets(cut, request.streams)
+            packets = SnapshotPackets(cut, request.streams, is_packed=request.packed)
             datagrams = packets.start(now_ns)
             for images in cut.slices():
+                self._send(self._talk.encode_books(packets.books(images)))
                 datagrams += packets.add(images, now_ns)
             self._send(self._talk.encode_datagrams([*datagrams, *packets.finish(now_ns)]))
             end = SnapshotEnd(

@@ -1,7 +1,9 @@
 """Mirrored books: LIVE exactly when proven equal to the plant's, whatever is lost."""
 
+import gc
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,14 +22,16 @@ from tickerplant.core.messages import (
     Stream,
     UpdateCause,
 )
+from tickerplant.core.packed_books import IS_LIVE, PackedBook
 from tickerplant.core.wire import HeartbeatBody, encode_datagram, encode_heartbeat
 from tickerplant.limits import STREAM_DEAD_NS
 from tickerplant_subscriber import mirror as mirror_module
 from tickerplant_subscriber.arbiter import Arbiter
+from tickerplant_subscriber.book_view import BookView
 from tickerplant_subscriber.dispatch import Tables
 from tickerplant_subscriber.events import Event, Gap, Live, Stale, StreamAlive
 from tickerplant_subscriber.filters import TickerFilter
-from tickerplant_subscriber.mirror import BookView, Mirror
+from tickerplant_subscriber.mirror import Mirror
 
 DELTA = Stream.DELTA
 SESSION = 1_000
@@ -185,6 +189,68 @@ def test_a_wrong_checksum_makes_the_book_stale(plant: Plant) -> None:
     assert plant.view().stale_reason is StaleReason.CHECKSUM_MISMATCH
     assert plant.events()[-1] == Stale(TICKER, DELTA, StaleReason.CHECKSUM_MISMATCH)
     assert plant.mirror.mismatches == 1
+
+
+def packed(
+    book: Book, ticker: str = TICKER, reason: int = IS_LIVE, **changed: object
+) -> PackedBook:
+    """A book of a snapshot, as recovery sends it whole."""
+    whole = PackedBook(ticker, 1, 0, 0, reason, book.bid_count, book.checksum(), book.packed())
+    return msgspec.structs.replace(whole, **changed)
+
+
+def take(plant: Plant, *books: PackedBook) -> None:
+    """A snapshot of just these books."""
+    plant.mirror.take_image(next(iter(plant.arbiter.states())), [], books)
+
+
+def test_a_snapshot_with_whole_books_replaces_all(plant: Plant) -> None:
+    """States are those of the snapshot; what it does not have is cleared; nothing is told twice."""
+    plant.books["KXTEST-2"] = Book([(100, 1)])
+    plant.image("KXTEST-2")
+    told = len(plant.events())
+    fresh, old = Book([(4_200, 7)], [(4_900, 1), (5_000, 2)]), Book([(10, 1)])
+    take(plant, packed(fresh), packed(old, "KXTEST-3", StaleReason.SEQUENCE_GAP))
+    assert plant.view().live
+    assert (plant.view().bids, plant.view().asks) == ({4_200: 7}, {4_900: 1, 5_000: 2})
+    assert plant.view("KXTEST-3").stale_reason is StaleReason.SEQUENCE_GAP
+    assert plant.view("KXTEST-3").bids == {10: 1}
+    assert plant.view("KXTEST-2").level_count == 0
+    assert not plant.view("KXTEST-2").live
+    assert plant.events()[told:] == [
+        Stale("KXTEST-3", DELTA, StaleReason.SEQUENCE_GAP),
+        Stale("KXTEST-2", DELTA, StaleReason.SUBSCRIPTION_ENDED),
+    ]
+    plant.books[TICKER] = fresh
+    plant.update(0, 4_200, -7)
+    assert plant.view().live
+    assert plant.view().best_bid_e4 == 0
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"checksum": 1},
+        {"bid_count": 9},
+        {"levels": b"12345"},
+        {"levels": Book([(4_000, 101), (4_100, 200)], [(5_000, 300)]).packed()},
+    ],
+)
+def test_a_whole_book_that_is_not_what_it_says_is_stale(
+    plant: Plant, changed: dict[str, object]
+) -> None:
+    take(plant, packed(plant.books[TICKER], **changed))
+    assert plant.view().stale_reason is StaleReason.CHECKSUM_MISMATCH
+    assert not plant.view().live
+    assert plant.mirror.mismatches == 1
+    plant.image()
+    assert plant.view().live
+
+
+def test_garbage_is_collected_again_after_a_snapshot(plant: Plant) -> None:
+    assert gc.isenabled()
+    take(plant, packed(plant.books[TICKER]))
+    assert gc.isenabled()
 
 
 @pytest.mark.parametrize(

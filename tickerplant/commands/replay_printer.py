@@ -13,8 +13,8 @@ from tickerplant.core.messages import (
     Trade,
     UpstreamGap,
 )
+from tickerplant_subscriber.book_view import BookView
 from tickerplant_subscriber.events import Gap, SessionChanged, SessionEnded
-from tickerplant_subscriber.mirror import BookView
 from tickerplant_subscriber.strategy import Strategy
 
 

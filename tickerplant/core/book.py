@@ -10,17 +10,27 @@ import struct
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from operator import lt
 
 from tickerplant.limits import PRICE_E4_MAX, SIZE_E2_MAX
 
 Level = tuple[int, int]
 """(price_e4, size_e2)"""
 
+_LEVEL_BYTES = 16
 _SHARED_PRICES = tuple(range(PRICE_E4_MAX + 1))
+_share_price = _SHARED_PRICES.__getitem__
 
 
 def _shared(price_e4: int) -> int:
     return _SHARED_PRICES[price_e4] if 0 <= price_e4 <= PRICE_E4_MAX else price_e4
+
+
+def _are_prices(prices: tuple[int, ...]) -> bool:
+    """Whether these are the prices of a side: ascending, and none that an exchange cannot quote."""
+    if not prices:
+        return True
+    return prices[0] > 0 and prices[-1] < PRICE_E4_MAX and all(map(lt, prices, prices[1:]))
 
 
 class Book:
@@ -28,8 +38,16 @@ class Book:
 
     __slots__ = ("_ask_prices", "_ask_sizes", "_bid_prices", "_bid_sizes", "best_moved")
 
+    _bid_prices: list[int]
+    _bid_sizes: list[int]
+    _ask_prices: list[int]
+    _ask_sizes: list[int]
+
     def __init__(self, bids: Iterable[Level] = (), asks: Iterable[Level] = ()) -> None:
-        self.load(bids, asks)
+        if bids or asks:
+            self.load(bids, asks)
+        else:
+            self.clear()
 
     def load(self, bids: Iterable[Level], asks: Iterable[Level]) -> None:
         """Replaces all levels; sizes must be positive and prices distinct within a side."""
@@ -38,6 +56,28 @@ class Book:
         self._bid_sizes = [size_e2 for _, size_e2 in bid_levels]
         self._ask_prices = [_shared(price_e4) for price_e4, _ in ask_levels]
         self._ask_sizes = [size_e2 for _, size_e2 in ask_levels]
+        self.best_moved = True
+
+    def load_packed(self, levels: bytes, bid_count: int) -> None:
+        """Replaces all levels by those of `packed`, the first `bid_count` of them bids.
+
+        Raises `ValueError`, with nothing changed, for what is not a book: a price or size out of range, or prices
+        that do not ascend.
+        """
+        count, rest = divmod(len(levels), _LEVEL_BYTES)
+        if rest or not 0 <= bid_count <= count:
+            raise ValueError(f"{len(levels)} B are no levels, {bid_count} of them bids")
+        numbers = struct.unpack(f"<{2 * count}q", levels)
+        prices, sizes = numbers[::2], numbers[1::2]
+        bid_prices, ask_prices = prices[:bid_count], prices[bid_count:]
+        if not (_are_prices(bid_prices) and _are_prices(ask_prices)):
+            raise ValueError("prices are out of range or do not ascend")
+        if count and not (min(sizes) > 0 and max(sizes) <= SIZE_E2_MAX):
+            raise ValueError("a size is out of range")
+        self._bid_prices = list(map(_share_price, bid_prices))
+        self._bid_sizes = list(sizes[:bid_count])
+        self._ask_prices = list(map(_share_price, ask_prices))
+        self._ask_sizes = list(sizes[bid_count:])
         self.best_moved = True
 
     def levels(self) -> "Book":
@@ -56,7 +96,11 @@ class Book:
 
     def clear(self) -> None:
         """Forgets all levels."""
-        self.load((), ())
+        self._bid_prices = []
+        self._bid_sizes = []
+        self._ask_prices = []
+        self._ask_sizes = []
+        self.best_moved = True
 
     def apply(self, side: int, price_e4: int, delta_e2: int) -> int:
         """Adds `delta_e2` to a level (side 0 bid, 1 ask) and returns its new size; 0 means the level is gone.
@@ -169,6 +213,11 @@ class Book:
         )
 
     @property
+    def bid_count(self) -> int:
+        """Levels of the bids."""
+        return len(self._bid_prices)
+
+    @property
     def level_count(self) -> int:
         """Levels of both sides."""
         return len(self._bid_prices) + len(self._ask_prices)
@@ -194,13 +243,17 @@ class Book:
         return spread_e4 is not None and spread_e4 < 0
 
     def checksum(self) -> int:
-        """CRC-32 over `<qq` (price_e4, size_e2), bids then asks, prices ascending."""
+        """CRC-32 of `packed`."""
+        return zlib.crc32(self.packed())
+
+    def packed(self) -> bytes:
+        """`<qq` (price_e4, size_e2) of each level, bids then asks, prices ascending."""
         prices = self._bid_prices + self._ask_prices
         sizes = self._bid_sizes + self._ask_sizes
         # Price and size in turn: slices do in one step what a loop takes three times as long for.
         numbers = prices + sizes
         numbers[::2], numbers[1::2] = prices, sizes
-        return zlib.crc32(struct.pack(f"<{len(numbers)}q", *numbers))
+        return struct.pack(f"<{len(numbers)}q", *numbers)
 
     def __eq__(self, other: object) -> bool:
         """Equal levels on both sides."""

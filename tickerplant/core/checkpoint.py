@@ -14,7 +14,7 @@ import msgspec
 
 from tickerplant.core.logformat import FIRST_SEQS, LogPosition, NextSeqs
 from tickerplant.core.messages import AnyMessage, FeedState, SessionStart
-from tickerplant.core.recovery_cut import Cut, MarketImage
+from tickerplant.core.recovery_cut import Cut, MarketImage, book_chunks
 from tickerplant.core.recovery_state import PlantState
 from tickerplant.core.snapshot_packets import array_header
 from tickerplant.core.wire import encode_message
@@ -75,7 +75,7 @@ class CheckpointEncoder:
         parts: list[bytes] = []
         count = 0
         for image in images:
-            for chunk in image.levels:
+            for chunk in book_chunks(image.book) if image.book else ():
                 parts.append(chunk.encoded)
                 count += chunk.message_count
             for message in (image.bbo, image.ticker_update, image.info, image.market_state):

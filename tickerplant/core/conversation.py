@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from tickerplant.core.messages import Stream
+from tickerplant.core.packed_books import PackedBooks
 from tickerplant.core.recovery_wire import (
     FRAME_HEADER,
     NONCE_BYTES,
@@ -88,7 +89,7 @@ class Conversation:
             answer += self._take(message)
         return answer
 
-    def _take(self, message: bytes | AnyControl) -> bytes:
+    def _take(self, message: bytes | AnyControl | PackedBooks) -> bytes:
         if not self._is_open:
             return self._open(message)
         if self.request is not None:
@@ -101,7 +102,7 @@ class Conversation:
         self.request = message
         return b""
 
-    def _open(self, message: bytes | AnyControl) -> bytes:
+    def _open(self, message: bytes | AnyControl | PackedBooks) -> bytes:
         if not isinstance(message, Open):
             return self.reject(RecoveryCode.MALFORMED, "the first frame has to be Open")
         if self._keys is not None:
@@ -140,6 +141,10 @@ class Conversation:
                 part for datagram in datagrams for part in (pack(1 + len(datagram), kind), datagram)
             )
         return b"".join(encode_frame(FrameKind.DATAGRAM, datagram, seal) for datagram in datagrams)
+
+    def encode_books(self, payloads: Iterable[bytes]) -> bytes:
+        """Books of a snapshot as the next frames."""
+        return b"".join(encode_frame(FrameKind.BOOKS, one, self._outgoing) for one in payloads)
 
     def reject(self, code: RecoveryCode, text: str) -> bytes:
         """The refusal as the last frame; without trailer where the client's nonce is not known."""

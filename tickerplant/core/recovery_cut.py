@@ -6,15 +6,12 @@ change, and of what is encoded already only a reference is kept.
 
 from collections.abc import Iterator
 from typing import NamedTuple
+from zlib import crc32
 
 from tickerplant.core.book import Book
 from tickerplant.core.logformat import NextSeqs
 from tickerplant.core.messages import (
-    AnyMessage,
     Bbo,
-    BookLevels,
-    BookReady,
-    BookStale,
     BookState,
     FeedState,
     MarketInfo,
@@ -23,11 +20,15 @@ from tickerplant.core.messages import (
     SessionStart,
     Ticker,
 )
-from tickerplant.core.publication import image_parts
+from tickerplant.core.packed_books import (
+    IS_LIVE,
+    PackedBook,
+    encode_book,
+    messages_of_encoded,
+)
 from tickerplant.core.wire import encode_message
 from tickerplant.limits import (
     BODY_MAX_BYTES,
-    BOOK_LEVELS_PER_PART,
     SNAPSHOT_SLICE_BYTES,
     SNAPSHOT_SLICE_LEVELS,
     SNAPSHOT_SLICE_MARKETS,
@@ -48,7 +49,7 @@ class Market:
     """What is known of one market.
 
     `phase` is SYNCING while the levels, if any, may be wrong. `last` is the newest message that changed the book;
-    `image` its encoded levels, None after a change. `cut_number` is that of the newest cut that needs this market no
+    `image` its encoded book, None after a change. `cut_number` is that of the newest cut that needs this market no
     more as it is.
     """
 
@@ -80,14 +81,14 @@ class Market:
         self.info: MarketInfo | None = None
         self.market_state: MarketState | None = None
         self.is_finished = False
-        self.image: tuple[Chunk, ...] | None = None
+        self.image: bytes | None = None
         self.cut_number = cut_number
 
 
 class MarketImage(NamedTuple):
-    """What is known of a market at one place; `levels` are the messages that make its book, none of an unknown one."""
+    """What is known of a market at one place; `book` is an encoded `PackedBook`, empty of an unknown one."""
 
-    levels: tuple[Chunk, ...]
+    book: bytes
     bbo: Bbo | None
     ticker_update: Ticker | None
     info: MarketInfo | None
@@ -147,7 +148,7 @@ class Cut:
             if image is None:
                 image = self._images[market] = self._image_of(market)
             images.append(image)
-            size += sum([len(chunk.encoded) for chunk in image.levels])
+            size += len(image.book)
             is_heavy = (
                 self.levels_encoded - encoded >= SNAPSHOT_SLICE_LEVELS
                 or size >= SNAPSHOT_SLICE_BYTES
@@ -159,35 +160,37 @@ class Cut:
             yield images
 
     def _image_of(self, market: Market) -> MarketImage:
-        levels = market.image
-        if levels is None:
-            levels = market.image = encode_levels(market)
+        book = market.image
+        if book is None:
+            book = market.image = pack_market(market)
             self.levels_encoded += market.book.level_count
-        return MarketImage(
-            levels, market.bbo, market.ticker_update, market.info, market.market_state
-        )
+        return MarketImage(book, market.bbo, market.ticker_update, market.info, market.market_state)
 
 
-def encode_levels(market: Market) -> tuple[Chunk, ...]:
-    """The messages that make the book of a LIVE or STALE market what it is, encoded; nothing of an unknown one."""
+def pack_market(market: Market) -> bytes:
+    """The book of a LIVE or STALE market, encoded; nothing of an unknown one."""
     last = market.last
     if market.phase not in (BookState.LIVE, BookState.STALE) or last is None:
-        return ()
-    stamp = (market.ticker, last.g, last.ts_event_ns, last.ts_recv_ns)
+        return b""
     book = market.book
-    bids, asks = book.sides()
-    messages: list[AnyMessage] = []
-    if len(bids) + len(asks) <= BOOK_LEVELS_PER_PART:
-        messages.append(BookLevels(*stamp, 0, 1, bids, asks))
-    else:
-        parts = image_parts(book)
-        for part, sides in enumerate(parts):
-            messages.append(BookLevels(*stamp, part, len(parts), *sides))
-    if market.phase == BookState.LIVE:
-        messages.append(BookReady(*stamp, book.checksum()))
-    else:
-        messages.append(BookStale(*stamp, market.reason))
-    return join_chunks([encode_message(message) for message in messages])
+    levels = book.packed()
+    return encode_book(
+        PackedBook(
+            market.ticker,
+            last.g,
+            last.ts_event_ns,
+            last.ts_recv_ns,
+            IS_LIVE if market.phase == BookState.LIVE else market.reason,
+            book.bid_count,
+            crc32(levels),
+            levels,
+        )
+    )
+
+
+def book_chunks(encoded: bytes) -> tuple[Chunk, ...]:
+    """The messages that make an encoded book what it is."""
+    return join_chunks([encode_message(message) for message in messages_of_encoded(encoded)])
 
 
 def join_chunks(encoded: list[bytes]) -> tuple[Chunk, ...]:

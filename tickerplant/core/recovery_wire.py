@@ -30,6 +30,7 @@ from typing import Any, NamedTuple, Self
 import msgspec
 
 from tickerplant.core.messages import Stream
+from tickerplant.core.packed_books import PackedBooks, decode_books
 from tickerplant.core.wire import (
     FLAG_AUTHENTICATED,
     TRAILER_KEY_ID,
@@ -176,6 +177,8 @@ class FrameKind(IntEnum):
     """One KTP/1 datagram."""
     CONTROL = 1
     """One msgpack control message."""
+    BOOKS = 2
+    """Books of a snapshot, `PackedBooks`, for a client that asked for them like that."""
 
 
 class Control(msgspec.Struct, array_like=True, tag=0, gc=False, frozen=True):
@@ -226,7 +229,8 @@ class StreamRequest(Control, array_like=True, tag=3, gc=False, frozen=True):
 class SnapshotRequest(Control, array_like=True, tag=4, gc=False, frozen=True):
     """The state of the plant at one position of the log, which is not before `min_seqs` (next sequences wanted).
 
-    `streams`: those wanted of BBO, TICKER, DELTA, STATUS. `tickers` empty: all markets.
+    `streams`: those wanted of BBO, TICKER, DELTA, STATUS. `tickers` empty: all markets. `packed`: books may come whole,
+    in frames of their own; each then counts as one message.
     """
 
     publisher: int
@@ -235,6 +239,7 @@ class SnapshotRequest(Control, array_like=True, tag=4, gc=False, frozen=True):
     min_seqs: StreamSeqs
     streams: tuple[int, ...]
     tickers: tuple[str, ...] = ()
+    packed: bool = False
 
 
 class StreamEnd(Control, array_like=True, tag=5, gc=False, frozen=True):
@@ -342,8 +347,8 @@ class FrameReader:
         """Takes what was read from the socket."""
         self._buffer += data
 
-    def next(self) -> bytes | AnyControl | None:
-        """The next datagram (bytes) or control message; None if it is not complete yet.
+    def next(self) -> bytes | AnyControl | PackedBooks | None:
+        """The next datagram (bytes), control message or books; None if it is not complete yet.
 
         Raises `LengthMismatchError`, `UnsupportedVersionError`, `MalformedBodyError`, `AuthenticationError`; the
         connection is then of no use.
@@ -366,6 +371,8 @@ class FrameReader:
         payload = frame[FRAME_HEADER.size : len(frame) - trailer]
         if kind == FrameKind.DATAGRAM:
             return payload
+        if kind == FrameKind.BOOKS:
+            return decode_books(payload)
         if kind != FrameKind.CONTROL:
             raise UnsupportedVersionError(f"recovery frame of unknown kind {kind}")
         return _decode(payload)

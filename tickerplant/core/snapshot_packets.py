@@ -3,11 +3,13 @@
 from collections.abc import Collection, Iterable, Sequence
 
 from tickerplant.core.messages import AnyMessage, Stream
+from tickerplant.core.packed_books import fits_a_frame, frame_books
 from tickerplant.core.recovery_cut import (
     ARRAY_HEADER_MAX_BYTES,
     Chunk,
     Cut,
     MarketImage,
+    book_chunks,
 )
 from tickerplant.core.wire import FLAG_SNAPSHOT, Kind, encode_message, frame_body
 from tickerplant.limits import BODY_MAX_BYTES
@@ -37,12 +39,16 @@ class _Body:
 class SnapshotPackets:
     """The datagrams of one snapshot: `start`, then `add` each slice of the cut, then `finish`.
 
+    With `is_packed` books go whole, beside the datagrams: `books` has the frames of a slice.
+
     They carry `FLAG_SNAPSHOT` and, as sequence, the next one of their stream at the cut; they have no trailer, because
     one that vouched for them would vouch for them on the multicast group too.
     """
 
-    def __init__(self, cut: Cut, streams: Collection[int]) -> None:
+    def __init__(self, cut: Cut, streams: Collection[int], *, is_packed: bool = False) -> None:
         self._cut = cut
+        self._is_packed = is_packed
+        self._has_books = Stream.DELTA in streams
         self._bodies = {stream: _Body() for stream in SNAPSHOT_STREAMS if stream in streams}
         self.counts = dict.fromkeys(map(int, self._bodies), 0)
         """Messages by stream, so far."""
@@ -55,7 +61,12 @@ class SnapshotPackets:
     def add(self, images: Sequence[MarketImage], now_ns: int) -> list[bytes]:
         """The datagrams that these markets filled."""
         put = self._put
-        levels = [chunk for image in images for chunk in image.levels]
+        levels = [
+            chunk
+            for image in images
+            if image.book and self._has_books and not self._goes_whole(image.book)
+            for chunk in book_chunks(image.book)
+        ]
         statuses = [one for image in images for one in (image.info, image.market_state)]
         return [
             *put(Stream.STATUS, _chunks(statuses), now_ns),
@@ -63,6 +74,17 @@ class SnapshotPackets:
             *put(Stream.BBO, _chunks([image.bbo for image in images]), now_ns),
             *put(Stream.TICKER, _chunks([image.ticker_update for image in images]), now_ns),
         ]
+
+    def books(self, images: Sequence[MarketImage]) -> list[bytes]:
+        """Payloads of the frames of these markets' books, where those go whole."""
+        if not (self._is_packed and self._has_books):
+            return []
+        whole = [image.book for image in images if image.book and fits_a_frame(image.book)]
+        self.counts[Stream.DELTA] += len(whole)
+        return frame_books(self._cut.session, whole)
+
+    def _goes_whole(self, book: bytes) -> bool:
+        return self._is_packed and fits_a_frame(book)
 
     def finish(self, now_ns: int) -> list[bytes]:
         """The datagrams that are not full."""

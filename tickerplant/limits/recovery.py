@@ -51,6 +51,10 @@ SNAPSHOT_SLICE_LEVELS = 4_096
 SNAPSHOT_SLICE_BYTES = 64 * 1024
 """Markets, levels to be encoded and bytes of books read from a cut in one go, whichever comes first; the loop runs
 other work before the next."""
+PACKED_BOOK_MAX_BYTES = 32 * 1024
+"""An encoded book that a snapshot sends whole (2,000 levels); a larger one is sent as messages."""
+PACKED_FRAME_BYTES = 60 * 1024
+"""Of encoded books in one frame of a snapshot; the next one begins a new frame."""
 SNAPSHOT_CUTS_MAX = 4
 """Positions of which snapshots are sent at a time; for a further one the slowest makes room, or it is rejected."""
 SNAPSHOT_GRACE_NS = 2_000_000_000

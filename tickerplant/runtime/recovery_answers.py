@@ -224,13 +224,15 @@ class SnapshotAnswer:
             await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def _send(self, cut: Cut) -> None:
-        connection, packets = self._connection, SnapshotPackets(cut, self._request.streams)
+        connection, request = self._connection, self._request
+        packets = SnapshotPackets(cut, request.streams, is_packed=request.packed)
         connection.send_datagrams(packets.start(time.time_ns()))
         for images in cut.slices():
             if cut.is_failed:
                 text = "a part of the log is missing: ask again"
                 connection.reject(RecoveryCode.UNAVAILABLE, text)
                 return
+            connection.send_books(packets.books(images))
             connection.send_datagrams(packets.add(images, time.time_ns()))
             await connection.may_write()
         connection.send_datagrams(packets.finish(time.time_ns()))

@@ -174,6 +174,11 @@ class Connection(asyncio.Protocol):
         if datagrams:
             self._write(self._conversation.encode_datagrams(datagrams))
 
+    def send_books(self, payloads: list[bytes]) -> None:
+        """Books of a snapshot, none or a bounded number of frames."""
+        if payloads:
+            self._write(self._conversation.encode_books(payloads))
+
     def reject(self, code: RecoveryCode, text: str) -> None:
         """The last frame, if nothing was rejected before."""
         if not self.is_over:
