@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find tickerplant feeds subscribers config -type f -not -path '*/__pycache__/*' 2>/dev/null)
 ARGS ?=
-# Processes that the tests are divided among, whole files to each; 0: all in one.
-JOBS ?= 2
+# Processes that the tests are divided among, whole files to each; 0: all in one. Many tests wait most of the time.
+JOBS ?= 3
 
 .PHONY: help install demo test lint types bench soak network fuzz seeds million storebench questdb clean
 

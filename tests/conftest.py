@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
-LONG_FOLDERS = ("soak", "bench", "end_to_end", "store", "packaging")
-"""Their files take longest."""
+LONG_FOLDERS = ("store", "soak", "bench", "end_to_end", "packaging")
+"""Their files take longest, in this order."""
 STORE = "tests/store/"
 """All of it shares a database server, which one process starts."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How long the tests are that can be made longer."""
-    parser.addoption("--kills", type=int, default=20, help="how often the plant is killed")
+    parser.addoption("--kills", type=int, default=12, help="how often the plant is killed")
     parser.addoption("--kill-seed", type=int, default=1, help="draws when it is killed")
     parser.addoption("--seeds", type=int, default=2, help="seeds of each lossy network")
     parser.addoption("--first-seed", type=int, default=0, help="the first of them")
@@ -25,8 +25,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where several processes share the files, the long ones come first, so that none is left over at the end."""
     if hasattr(config, "workerinput"):
+        order = {name: place for place, name in enumerate(LONG_FOLDERS)}
         tests = PROJECT_ROOT / "tests"
-        items.sort(key=lambda item: item.path.relative_to(tests).parts[0] not in LONG_FOLDERS)
+        items.sort(
+            key=lambda item: order.get(item.path.relative_to(tests).parts[0], len(LONG_FOLDERS))
+        )
 
 
 @pytest.hookimpl(optionalhook=True)

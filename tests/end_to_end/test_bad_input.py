@@ -7,6 +7,7 @@ configuration, 75 try again later.
 import json
 import os
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -188,6 +189,13 @@ def with_shifted_exchange(scene: Scene, offset_s: int) -> Ending:
         return scene.run(simulation.settings)
 
 
+def exchange_down(scene: Scene) -> Ending:
+    port = free_tcp_port()
+    ending = scene.run({"exchange": {"rest_url": f"http://127.0.0.1:{port}/trade-api/v2"}})
+    assert f":{port}" in ending.line
+    return ending
+
+
 def no_market_chosen(scene: Scene) -> Ending:
     return scene.run({"markets": {"tickers": []}})
 
@@ -266,7 +274,9 @@ def another_plant_on_the_groups(scene: Scene) -> Ending:
 
 
 def another_plant_in_the_state_folder(scene: Scene) -> Ending:
-    return scene.run({"state": scene.neighbour.settings["state"]})
+    ending = scene.run({"state": scene.neighbour.settings["state"]})
+    assert f"process {scene.neighbour.pid}" in ending.line
+    return ending
 
 
 def require_tool(*command: str) -> None:
@@ -293,6 +303,7 @@ CASES: dict[Callable[[Scene], Ending], tuple[int, tuple[str, ...]]] = {
     key_file_is_a_folder: (2, ("not a regular file", "use the private key file")),
     key_file_not_readable: (2, ("private.pem", "cannot be read", "chmod 600")),
     clock_behind: (75, ("clock is about", "behind the exchange's", "synchronise")),
+    exchange_down: (75, ("no answer", "Cannot connect", "try again later")),
     clock_ahead: (75, ("clock is about", "ahead of the exchange's", "synchronise")),
     no_market_chosen: (2, ("no market is chosen", "markets.tickers")),
     no_listed_market_exists: (2, ("KXNOTHERE-1", "KXNOTHERE-2", "[markets]")),
@@ -353,7 +364,7 @@ def test_one_line_names_the_thing_and_the_remedy(
 
 
 def test_a_missing_market_of_the_list_is_a_warning(simulation: Simulation, tmp_path: Path) -> None:
-    """The plant names it, goes on with the others, and counts it."""
+    """The plant names it, goes on with the others, and counts it; Ctrl-C ends it in order."""
     listed = sorted(simulation.open_tickers())[:2]
     chosen: Settings = {"markets": {"tickers": [listed[0], "KXNOTHERE-1", listed[1]]}}
     with Plant(tmp_path, free_network(), merged(simulation.settings, chosen)) as plant:
@@ -363,7 +374,8 @@ def test_a_missing_market_of_the_list_is_a_warning(simulation: Simulation, tmp_p
         assert "KXNOTHERE-1 does not exist" in warning["problem"]
         metrics = plant.metrics()
         assert (metrics["plant_books"], metrics["reader_markets_missing"]) == (2, 1)
-        assert plant.stop() == 0
+        plant.process.send_signal(signal.SIGINT)
+        assert plant.wait() == 0
 
 
 def test_clock_skew_after_a_good_start_is_retried(simulation: Simulation, tmp_path: Path) -> None:

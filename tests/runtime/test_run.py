@@ -1,8 +1,10 @@
-"""`tickerplant run` as a process: READY, a clean end on SIGTERM, and one line with the right exit code otherwise."""
+"""`tickerplant run` as a process, by its options alone: READY, and a clean end on SIGTERM.
+
+What is wrong with its input, and its neighbours, is in tests/end_to_end/test_bad_input.py.
+"""
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -61,19 +63,15 @@ def simulation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulation]
 @pytest.fixture
 def options(simulation: Simulation, group: str, free_udp_port: int, tmp_path: Path) -> list[str]:
     """Options of a plant on that exchange, without markets."""
-    return options_of(simulation, group, free_udp_port, tmp_path)
-
-
-def options_of(simulation: Simulation, group: str, port: int, folder: Path) -> list[str]:
     values = {
         "exchange.websocket_url": simulation.told["websocket"],
         "exchange.rest_url": simulation.told["rest"],
         "publish.group_a": group,
-        "publish.port": port,
+        "publish.port": free_udp_port,
         "metrics.port": 0,
         "recovery.enabled": "false",
         "store.enabled": "false",
-        "state.directory": folder / "state",
+        "state.directory": tmp_path / "state",
         "log.format": "json",
     }
     words = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
@@ -110,12 +108,9 @@ class Plant:
             assert time.monotonic() < deadline, self.lines
             time.sleep(0.01)
 
-    def stop(self, number: int = signal.SIGTERM) -> int:
+    def stop(self) -> int:
         if self.process.poll() is None:
-            self.process.send_signal(number)
-        return self.end()
-
-    def end(self) -> int:
+            self.process.terminate()
         code = self.process.wait(timeout=30)
         self._reader.join(timeout=5)
         assert self.process.stderr is not None
@@ -139,77 +134,6 @@ def test_it_gets_ready_from_a_key_and_a_choice_and_stops_cleanly(
     assert plant.events()[-1]["in_order"] is True
     assert [one for one in plant.events() if one["level"] in {"warning", "error"}] == []
     assert simulation.told["key id"] not in "".join(plant.lines)
-
-
-def test_one_listed_market_of_two_is_enough_the_other_a_warning_and_control_c_ends_it(
-    options: list[str], tmp_path: Path
-) -> None:
-    plant = Plant(tmp_path, *options, "--series", "KXSIMTEMP", "--ticker", "KXNOPE-1")
-    try:
-        plant.wait_for("feed_phase", phase="ready")
-        assert "KXNOPE-1" in str(plant.wait_for("selection", level="warning")["problem"])
-    finally:
-        assert plant.stop(signal.SIGINT) == 0
-
-
-def refusal(plant: Plant) -> tuple[int, str]:
-    """Exit code and the one error line of a plant that ends by itself."""
-    code = plant.end()
-    errors = [line for line in plant.lines if line.startswith("tickerplant: error: ")]
-    assert len(errors) == 1, plant.lines
-    assert plant.lines[-1] == errors[0]
-    assert "Traceback" not in "".join(plant.lines)
-    return code, errors[0]
-
-
-def test_what_the_user_can_mend_is_a_usage_error(options: list[str], tmp_path: Path) -> None:
-    missing = tmp_path / "missing.pem"
-    cases = {
-        "no market is chosen": options,
-        "exchange.key_id is not set": ["--ticker", "KX-1"],
-        f"{missing} does not exist": [*options, "--all-open", "--key-path", str(missing)],
-    }
-    plants = {text: Plant(tmp_path, *words) for text, words in cases.items()}
-    for text, plant in plants.items():
-        code, line = refusal(plant)
-        assert text in line
-        assert code == 2, line
-
-
-def test_what_time_may_mend_is_temporary(
-    options: list[str], group: str, free_tcp_port: int, free_udp_port: int, tmp_path: Path
-) -> None:
-    simulation = Simulation(tmp_path, "--clock-offset", "120")
-    try:
-        skewed = [*options_of(simulation, group, free_udp_port, tmp_path / "skewed"), "--all-open"]
-        down = f"exchange.rest_url=http://127.0.0.1:{free_tcp_port}/trade-api/v2"
-        cases = {"clock": skewed, f":{free_tcp_port}": [*options, "--all-open", "--set", down]}
-        plants = {text: Plant(tmp_path, *words) for text, words in cases.items()}
-        for text, plant in plants.items():
-            code, line = refusal(plant)
-            assert text in line
-            assert code == 75, line
-    finally:
-        simulation.stop()
-
-
-def test_a_second_plant_is_kept_from_the_state_directory_and_from_the_groups(
-    options: list[str], tmp_path: Path
-) -> None:
-    first = Plant(tmp_path, *options, "--all-open")
-    try:
-        first.wait_for("feed_phase", phase="ready")
-        other = ["--set", f"state.directory={tmp_path / 'other'}"]
-        same_state = Plant(tmp_path, *options, "--all-open")
-        same_groups = Plant(tmp_path, *options, "--all-open", *other)
-        code, line = refusal(same_state)
-        assert f"process {first.process.pid}" in line
-        assert code == 1
-        code, line = refusal(same_groups)
-        assert "carries another plant" in line
-        assert code == 1
-    finally:
-        assert first.stop() == 0
 
 
 def test_options_stand_for_keys_of_the_configuration() -> None:
