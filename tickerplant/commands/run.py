@@ -56,8 +56,13 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the plant. Raises the `TickerplantError` that ends it."""
+    from importlib.util import find_spec
+
     from tickerplant.config_sources import load_config
 
+    # On a base install nothing of the configuration would help; importing it takes long.
+    if find_spec("picows") is None:
+        raise ModuleNotFoundError("No module named 'picows'", name="picows")
     # What is given for a key of its own wins over --set of the same key.
     loaded = load_config(arguments.config, [*arguments.overrides, *overrides_of(arguments)])
     loaded.config.markets.require_selection()
