@@ -174,7 +174,7 @@ def test_every_message_type_is_covered_here():
 
 
 @given(st.data(), st.sampled_from(wire.MESSAGE_TYPES))
-@settings(max_examples=400)
+@settings(max_examples=200)
 def test_each_message_alone_goes_round_within_its_datagram(data, kind):
     """Any message within its documented bounds fits one datagram and comes back equal."""
     message = data.draw(MESSAGES[kind])

@@ -105,7 +105,7 @@ def attacks(chance: Any, heard: list[bytes], coming: bytes) -> Iterator[bytes]:
 
 
 @given(feeds(), st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=120)
 def test_under_attack_a_subscriber_does_what_it_does_in_peace(
     feed: list[Arrival], chance: Any
 ) -> None:

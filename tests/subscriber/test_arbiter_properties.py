@@ -67,7 +67,7 @@ def lossy_lines(draw: st.DrawFn) -> tuple[int, list[tuple[int, int, int, int]]]:
 
 
 @given(lossy_lines())
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 def test_deliveries_and_gaps_partition_the_sequence(
     case: tuple[int, list[tuple[int, int, int, int]]],
 ) -> None:

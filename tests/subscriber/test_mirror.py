@@ -1,16 +1,13 @@
 """Mirrored books: LIVE exactly when proven equal to the plant's, whatever is lost."""
 
 import gc
-from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from mirrored_plant import DELTA, SESSION, TICKER, MirroredPlant
 
-from tickerplant.core.book import Book, Level, level_changes
+from tickerplant.core.book import Book, level_changes
 from tickerplant.core.messages import (
-    AnyMessage,
     BookClear,
     BookLevels,
     BookReady,
@@ -23,114 +20,23 @@ from tickerplant.core.messages import (
     UpdateCause,
 )
 from tickerplant.core.packed_books import IS_LIVE, PackedBook
-from tickerplant.core.wire import HeartbeatBody, encode_datagram, encode_heartbeat
 from tickerplant.limits import STREAM_DEAD_NS
 from tickerplant_subscriber import mirror as mirror_module
-from tickerplant_subscriber.arbiter import Arbiter
-from tickerplant_subscriber.book_view import BookView
 from tickerplant_subscriber.dispatch import Tables
 from tickerplant_subscriber.events import Event, Gap, Live, Stale, StreamAlive
 from tickerplant_subscriber.filters import TickerFilter
-from tickerplant_subscriber.mirror import Mirror
-
-DELTA = Stream.DELTA
-SESSION = 1_000
-TICKER = "KXTEST-1"
-
-
-class Plant:
-    """The plant's side: a book whose changes are published message by message through a real arbiter."""
-
-    def __init__(self, tickers: tuple[str, ...] = ("*",)) -> None:
-        self.output: list[object] = []
-        self.updates: list[LevelUpdate] = []
-        self.seq = 1
-        self.session = SESSION
-        self.now_ns = 10**18
-        self.books: dict[str, Book] = {}
-        self.tables = Tables(
-            (DELTA,), TickerFilter(tickers), self.output.append, on_update=self._on_update
-        )
-        self.arbiter = Arbiter(
-            (DELTA, Stream.STATUS),
-            lambda state, _seq, messages, _sent: self.mirror.receive(state, messages),
-            self.tables.take_event,
-            started_ns=0,
-        )
-
-    def _on_update(self, view: BookView, update: LevelUpdate) -> None:
-        assert view.live
-        assert view.size_at(update.side, update.price_e4) == update.size_e2
-        self.updates.append(update)
-
-    @property
-    def mirror(self) -> Mirror:
-        assert self.tables.mirror is not None
-        return self.tables.mirror
-
-    def publish(self, message: AnyMessage, *, lost: bool = False) -> None:
-        if not lost:
-            datagram = encode_datagram(0, DELTA, self.session, self.seq, 0, [message])
-            self.arbiter.receive(0, datagram, self.now_ns)
-        self.seq += 1
-
-    def heartbeat(self, stream: Stream = DELTA) -> None:
-        next_seq = self.seq if stream is DELTA else 1
-        datagram = encode_heartbeat(stream, self.session, next_seq, 0, HeartbeatBody(0))
-        self.arbiter.receive(0, datagram, self.now_ns)
-
-    def wait(self, duration_ns: int = 10_000_000) -> None:
-        self.now_ns += duration_ns
-        self.arbiter.handle_timer(self.now_ns)
-
-    def image(self, ticker: str = TICKER, *, per_part: int = 64, lost: int = -1) -> None:
-        """The whole book; the message with index `lost` does not arrive."""
-        book = self.books.setdefault(ticker, Book())
-        levels = [(0, level) for level in book.ascending(0)]
-        levels += [(1, level) for level in book.ascending(1)]
-        chunks = [levels[at : at + per_part] for at in range(0, len(levels), per_part)] or [[]]
-        stamp = (ticker, 0, 0, 0)
-        messages: list[AnyMessage] = [BookClear(*stamp)]
-        for part, chunk in enumerate(chunks):
-            bids = tuple(level for side, level in chunk if side == 0)
-            asks = tuple(level for side, level in chunk if side == 1)
-            messages.append(BookLevels(*stamp, part, len(chunks), bids, asks))
-        messages.append(BookReady(*stamp, book.checksum()))
-        for index, message in enumerate(messages):
-            self.publish(message, lost=index == lost)
-
-    def update(
-        self, side: int, price_e4: int, delta_e2: int, *, ticker: str = TICKER, lost: bool = False
-    ) -> None:
-        size_e2 = self.books[ticker].apply(side, price_e4, delta_e2)
-        assert size_e2 >= 0
-        self.publish(
-            LevelUpdate(ticker, 0, 0, 0, side, price_e4, delta_e2, size_e2),
-            lost=lost,
-        )
-
-    def checksum(self, kind: type[BookReady | BookVerify], ticker: str = TICKER) -> None:
-        self.publish(kind(ticker, 0, 0, 0, self.books[ticker].checksum()))
-
-    def view(self, ticker: str = TICKER) -> BookView:
-        view = self.mirror.view(ticker)
-        assert view is not None
-        return view
-
-    def events(self) -> list[object]:
-        return [event for event in self.output if isinstance(event, Stale | Live)]
 
 
 @pytest.fixture
-def plant() -> Plant:
+def plant() -> MirroredPlant:
     """A plant with one LIVE book of three levels."""
-    plant = Plant()
+    plant = MirroredPlant()
     plant.books[TICKER] = Book([(4_000, 100), (4_100, 200)], [(5_000, 300)])
     plant.image()
     return plant
 
 
-def test_an_image_makes_a_book_live(plant: Plant) -> None:
+def test_an_image_makes_a_book_live(plant: MirroredPlant) -> None:
     view = plant.view()
     assert view.live
     assert view.state is BookState.LIVE
@@ -144,7 +50,7 @@ def test_an_image_makes_a_book_live(plant: Plant) -> None:
     assert plant.events() == [Live(TICKER, DELTA)]
 
 
-def test_a_view_cannot_be_changed(plant: Plant) -> None:
+def test_a_view_cannot_be_changed(plant: MirroredPlant) -> None:
     view = plant.view()
     dict(view.bids)[4_000] = 1
     view.depth(1)[0].clear()
@@ -155,7 +61,7 @@ def test_a_view_cannot_be_changed(plant: Plant) -> None:
         view.mine = 1  # type: ignore[attr-defined]  # that it cannot be done is the test
 
 
-def test_updates_of_a_live_book_are_applied_and_told(plant: Plant) -> None:
+def test_updates_of_a_live_book_are_applied_and_told(plant: MirroredPlant) -> None:
     plant.update(0, 4_100, -200)
     plant.update(1, 4_900, 50)
     plant.update(1, 5_000, 7)
@@ -164,7 +70,7 @@ def test_updates_of_a_live_book_are_applied_and_told(plant: Plant) -> None:
     assert plant.view().checksum() == plant.books[TICKER].checksum()
 
 
-def test_an_image_in_parts_is_live_only_at_its_end(plant: Plant) -> None:
+def test_an_image_in_parts_is_live_only_at_its_end(plant: MirroredPlant) -> None:
     plant.books["KXTEST-2"] = Book([(p, p) for p in range(1_000, 1_010)], [(5_000, 1)])
     plant.image("KXTEST-2", per_part=3)
     assert plant.view("KXTEST-2").live
@@ -172,7 +78,7 @@ def test_an_image_in_parts_is_live_only_at_its_end(plant: Plant) -> None:
 
 
 @pytest.mark.parametrize("lost", range(5))
-def test_an_image_with_a_lost_part_is_not_live(plant: Plant, lost: int) -> None:
+def test_an_image_with_a_lost_part_is_not_live(plant: MirroredPlant, lost: int) -> None:
     """Except that a lost `BookClear` of a book never seen takes nothing away."""
     plant.books["KXTEST-2"] = Book([(p, p) for p in range(1_000, 1_006)], [(5_000, 1)])
     plant.image("KXTEST-2", per_part=3, lost=lost)
@@ -183,7 +89,7 @@ def test_an_image_with_a_lost_part_is_not_live(plant: Plant, lost: int) -> None:
     assert plant.view("KXTEST-2").live is (lost in (0, 4))
 
 
-def test_a_wrong_checksum_makes_the_book_stale(plant: Plant) -> None:
+def test_a_wrong_checksum_makes_the_book_stale(plant: MirroredPlant) -> None:
     plant.publish(BookVerify(TICKER, 0, 0, 0, 12345))
     assert not plant.view().live
     assert plant.view().stale_reason is StaleReason.CHECKSUM_MISMATCH
@@ -199,12 +105,12 @@ def packed(
     return msgspec.structs.replace(whole, **changed)
 
 
-def take(plant: Plant, *books: PackedBook) -> None:
+def take(plant: MirroredPlant, *books: PackedBook) -> None:
     """A snapshot of just these books."""
     plant.mirror.take_image(next(iter(plant.arbiter.states())), [], books)
 
 
-def test_a_snapshot_with_whole_books_replaces_all(plant: Plant) -> None:
+def test_a_snapshot_with_whole_books_replaces_all(plant: MirroredPlant) -> None:
     """States are those of the snapshot; what it does not have is cleared; nothing is told twice."""
     plant.books["KXTEST-2"] = Book([(100, 1)])
     plant.image("KXTEST-2")
@@ -237,7 +143,7 @@ def test_a_snapshot_with_whole_books_replaces_all(plant: Plant) -> None:
     ],
 )
 def test_a_whole_book_that_is_not_what_it_says_is_stale(
-    plant: Plant, changed: dict[str, object]
+    plant: MirroredPlant, changed: dict[str, object]
 ) -> None:
     take(plant, packed(plant.books[TICKER], **changed))
     assert plant.view().stale_reason is StaleReason.CHECKSUM_MISMATCH
@@ -247,7 +153,7 @@ def test_a_whole_book_that_is_not_what_it_says_is_stale(
     assert plant.view().live
 
 
-def test_garbage_is_collected_again_after_a_snapshot(plant: Plant) -> None:
+def test_garbage_is_collected_again_after_a_snapshot(plant: MirroredPlant) -> None:
     assert gc.isenabled()
     take(plant, packed(plant.books[TICKER]))
     assert gc.isenabled()
@@ -264,7 +170,7 @@ def test_garbage_is_collected_again_after_a_snapshot(plant: Plant) -> None:
     ],
 )
 def test_an_inconsistent_update_makes_the_book_stale_and_is_healed_by_a_checksum(
-    plant: Plant, update: LevelUpdate
+    plant: MirroredPlant, update: LevelUpdate
 ) -> None:
     plant.publish(update)
     assert plant.updates == []
@@ -276,7 +182,7 @@ def test_an_inconsistent_update_makes_the_book_stale_and_is_healed_by_a_checksum
     assert plant.view().live
 
 
-def test_a_resync_changes_only_what_differs(plant: Plant) -> None:
+def test_a_resync_changes_only_what_differs(plant: MirroredPlant) -> None:
     plant.publish(BookStale(TICKER, 0, 0, 0, StaleReason.SEQUENCE_GAP))
     assert plant.events()[-1] == Stale(TICKER, DELTA, StaleReason.SEQUENCE_GAP)
     assert plant.view().state is BookState.STALE
@@ -292,7 +198,7 @@ def test_a_resync_changes_only_what_differs(plant: Plant) -> None:
     assert plant.events()[-1] == Live(TICKER, DELTA)
 
 
-def test_a_gap_makes_every_book_stale_until_proven(plant: Plant) -> None:
+def test_a_gap_makes_every_book_stale_until_proven(plant: MirroredPlant) -> None:
     plant.books["KXTEST-2"] = Book([(1_000, 5)])
     plant.image("KXTEST-2")
     plant.update(0, 4_000, 10, lost=True)
@@ -317,7 +223,7 @@ def test_a_gap_makes_every_book_stale_until_proven(plant: Plant) -> None:
     assert plant.view().live
 
 
-def test_states_have_changed_before_the_gap_is_told(plant: Plant) -> None:
+def test_states_have_changed_before_the_gap_is_told(plant: MirroredPlant) -> None:
     seen: list[bool] = []
     tables = Tables((DELTA,), TickerFilter(["*"]), lambda _event: seen.append(plant.view().live))
     tables.mirror = plant.mirror
@@ -325,7 +231,7 @@ def test_states_have_changed_before_the_gap_is_told(plant: Plant) -> None:
     assert seen == [False, False]
 
 
-def test_a_dead_stream_makes_books_stale_and_continuity_heals_them(plant: Plant) -> None:
+def test_a_dead_stream_makes_books_stale_and_continuity_heals_them(plant: MirroredPlant) -> None:
     plant.wait(STREAM_DEAD_NS)
     assert plant.events()[-1] == Stale(TICKER, DELTA, StaleReason.STREAM_DEAD)
     plant.heartbeat()
@@ -333,7 +239,7 @@ def test_a_dead_stream_makes_books_stale_and_continuity_heals_them(plant: Plant)
     assert plant.events()[-1] == Live(TICKER, DELTA)
 
 
-def test_a_dead_stream_that_lost_something_does_not_heal(plant: Plant) -> None:
+def test_a_dead_stream_that_lost_something_does_not_heal(plant: MirroredPlant) -> None:
     plant.wait(STREAM_DEAD_NS)
     plant.update(0, 4_000, 1, lost=True)
     plant.heartbeat()
@@ -345,7 +251,7 @@ def test_a_dead_stream_that_lost_something_does_not_heal(plant: Plant) -> None:
     assert not plant.view().live
 
 
-def test_what_the_plant_calls_stale_stays_so_through_a_silence(plant: Plant) -> None:
+def test_what_the_plant_calls_stale_stays_so_through_a_silence(plant: MirroredPlant) -> None:
     plant.publish(BookStale(TICKER, 0, 0, 0, StaleReason.CONNECTION_LOST))
     plant.wait(STREAM_DEAD_NS)
     plant.heartbeat()
@@ -353,7 +259,7 @@ def test_what_the_plant_calls_stale_stays_so_through_a_silence(plant: Plant) -> 
     assert not plant.view().live
 
 
-def test_a_new_session_on_any_stream_makes_books_syncing(plant: Plant) -> None:
+def test_a_new_session_on_any_stream_makes_books_syncing(plant: MirroredPlant) -> None:
     plant.session = SESSION + 1
     plant.heartbeat(Stream.STATUS)
     assert plant.events()[-1] == Stale(TICKER, DELTA, StaleReason.NEW_SESSION)
@@ -368,18 +274,18 @@ def test_a_new_session_on_any_stream_makes_books_syncing(plant: Plant) -> None:
     assert plant.view().live
 
 
-def test_clear_of_a_live_book_is_its_end(plant: Plant) -> None:
+def test_clear_of_a_live_book_is_its_end(plant: MirroredPlant) -> None:
     plant.publish(BookClear(TICKER, 0, 0, 0))
     assert plant.events()[-1] == Stale(TICKER, DELTA, StaleReason.SUBSCRIPTION_ENDED)
     assert plant.view().state is BookState.SYNCING
 
 
-def test_a_reason_of_a_newer_plant_reads_as_unknown(plant: Plant) -> None:
+def test_a_reason_of_a_newer_plant_reads_as_unknown(plant: MirroredPlant) -> None:
     plant.publish(BookStale(TICKER, 0, 0, 0, 77))
     assert plant.view().stale_reason is StaleReason.UNKNOWN
 
 
-def test_sizes_beyond_64_bits_never_crash(plant: Plant) -> None:
+def test_sizes_beyond_64_bits_never_crash(plant: MirroredPlant) -> None:
     plant.publish(LevelUpdate(TICKER, 0, 0, 0, 0, 4_000, 2**63 - 101, 2**63 - 1))
     plant.publish(LevelUpdate(TICKER, 0, 0, 0, 0, 4_000, 2**62, 2**63 - 1 + 2**62))
     assert not plant.view().live
@@ -389,7 +295,7 @@ def test_sizes_beyond_64_bits_never_crash(plant: Plant) -> None:
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-def test_levels_that_no_book_can_hold_are_left_out(plant: Plant, parts: int) -> None:
+def test_levels_that_no_book_can_hold_are_left_out(plant: MirroredPlant, parts: int) -> None:
     bids = ((-1, 5), (0, 5), (4_000, 0), (4_100, -3), (4_200, 7), (4_200, 8), (10_000, 5))
     plant.publish(BookLevels(TICKER, 0, 0, 0, 0, parts, bids, ((5_000, 2**63),)))
     assert plant.view().bids == {4_200: 8}
@@ -399,7 +305,7 @@ def test_levels_that_no_book_can_hold_are_left_out(plant: Plant, parts: int) -> 
 
 
 def test_only_wanted_tickers_are_mirrored() -> None:
-    plant = Plant(tickers=("KXBTC*",))
+    plant = MirroredPlant(tickers=("KXBTC*",))
     for ticker in ("KXETH-1", "KXBTC-1"):
         plant.books[ticker] = Book([(1_000, 5)])
         plant.image(ticker)
@@ -408,7 +314,7 @@ def test_only_wanted_tickers_are_mirrored() -> None:
 
 def test_books_are_bounded_and_idle_ones_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirror_module, "MARKETS_MAX", 2)
-    plant = Plant()
+    plant = MirroredPlant()
     for ticker in ("A", "B", "C"):
         plant.books[ticker] = Book([(1_000, 5)])
         plant.image(ticker)
@@ -420,115 +326,7 @@ def test_books_are_bounded_and_idle_ones_make_room(monkeypatch: pytest.MonkeyPat
     assert plant.mirror.view("A") is None
 
 
-# --- the property ---------------------------------------------------------------------------------
-
-PRICES = st.integers(4_000, 4_006)
-Step = tuple[Any, ...]
-STEPS = st.one_of(
-    st.tuples(st.just("update"), st.integers(0, 1), PRICES, st.integers(1, 5)),
-    st.tuples(st.just("update"), st.integers(0, 1), PRICES, st.integers(1, 5)),
-    st.tuples(st.just("stale")),
-    st.tuples(st.just("resync"), PRICES, st.integers(0, 5)),
-    st.tuples(st.just("image"), st.integers(1, 3)),
-    st.tuples(st.just("verify")),
-    st.tuples(st.just("silence")),
-    st.tuples(st.just("session")),
-)
-
-
-class Truth:
-    """What the plant itself holds, whether it calls it live and has told it in this session; publishes with loss."""
-
-    def __init__(self, losses: list[bool]) -> None:
-        self.plant = Plant()
-        self.plant.books[TICKER] = Book()
-        self.live = False
-        self.told = False
-        self._losses = losses
-        self._published = 0
-
-    def publish(self, message: AnyMessage) -> None:
-        self._published += 1
-        lost = bool(self._losses) and self._losses[self._published % len(self._losses)]
-        self.plant.publish(message, lost=lost)
-
-    def apply(self, step: Step) -> None:
-        book = self.plant.books[TICKER]
-        stamp = (TICKER, 0, 0, 0)
-        match step:
-            case ("update", side, price, size) if self.live:
-                delta = size - book.size_at(side, price)
-                self.publish(
-                    LevelUpdate(*stamp, side, price, delta, book.apply(side, price, delta))
-                )
-            case ("stale",) if self.live:
-                self.live = False
-                self.publish(BookStale(*stamp, StaleReason.SEQUENCE_GAP))
-            case ("resync", price, size) if self.told and not self.live:
-                fresh = Book(book.bids.items(), book.asks.items())
-                fresh.set_level(1, price, size)
-                for change in level_changes(book, fresh):
-                    self.publish(LevelUpdate(*stamp, *change, UpdateCause.RESYNC))
-                self.plant.books[TICKER] = fresh
-                self.live = True
-                self.publish(BookReady(*stamp, fresh.checksum()))
-            case ("image", per_part):
-                self._publish_image(book, per_part)
-            case ("verify",) if self.live:
-                self.publish(BookVerify(*stamp, book.checksum()))
-            case ("silence",):
-                self.plant.wait(STREAM_DEAD_NS)
-            case ("session",):
-                self.plant.session += 1
-                self.plant.seq = 1
-                self.live = self.told = False
-
-    def _publish_image(self, book: Book, per_part: int) -> None:
-        stamp = (TICKER, 0, 0, 0)
-        self.publish(BookStale(*stamp, StaleReason.UNKNOWN))
-        self.publish(BookClear(*stamp))
-        bids: list[Level] = book.ascending(0)
-        parts = -(-len(bids) // per_part) + 1
-        for part in range(parts - 1):
-            chunk = tuple(bids[part * per_part : (part + 1) * per_part])
-            self.publish(BookLevels(*stamp, part, parts, chunk, ()))
-        self.publish(BookLevels(*stamp, parts - 1, parts, (), tuple(book.ascending(1))))
-        self.live = self.told = True
-        self.publish(BookReady(*stamp, book.checksum()))
-
-
-@given(st.lists(STEPS, max_size=40), st.lists(st.booleans(), max_size=23), st.booleans())
-@settings(deadline=None, max_examples=300)
-def test_a_book_offered_as_live_always_equals_the_plants(
-    steps: list[Step], losses: list[bool], waits: bool
-) -> None:
-    """Under any loss: after each step and the heartbeat behind it, LIVE means equal and live at the plant."""
-    truth = Truth([lost and index % 3 == 0 for index, lost in enumerate(losses)])
-    for step in [("image", 2), *steps]:
-        truth.apply(step)
-        truth.plant.heartbeat()
-        if waits:
-            truth.plant.wait()
-        open_holes = any(state.holes for state in truth.plant.arbiter.states())
-        view = truth.plant.mirror.view(TICKER)
-        if view is not None and view.live and not open_holes:
-            book = truth.plant.books[TICKER]
-            assert truth.live
-            assert (dict(view.bids), dict(view.asks)) == (book.bids, book.asks)
-
-
-@given(st.lists(STEPS, max_size=40))
-@settings(deadline=None)
-def test_without_loss_the_book_is_live_whenever_the_plants_is(steps: list[Step]) -> None:
-    truth = Truth([])
-    for step in [("image", 2), *steps]:
-        truth.apply(step)
-        truth.plant.heartbeat()
-        if truth.plant.mirror.view(TICKER) is not None:
-            assert truth.plant.view().live is truth.live
-
-
-def test_stale_and_live_alternate_in_the_events(plant: Plant) -> None:
+def test_stale_and_live_alternate_in_the_events(plant: MirroredPlant) -> None:
     for _ in range(3):
         plant.publish(BookStale(TICKER, 0, 0, 0, StaleReason.SEQUENCE_GAP))
         plant.publish(BookStale(TICKER, 0, 0, 0, StaleReason.SEQUENCE_GAP))
