@@ -1,5 +1,6 @@
 """What comes out of a stream, in order: messages, snapshots at their place, and what never will come (pure)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 from tickerplant.core.messages import GapCause, Stream
@@ -23,7 +24,7 @@ TakeImage = Callable[[StreamState, Messages, Sequence[PackedBook]], None]
 Tell = Callable[[Event], None]
 
 
-class Delivery:
+class Delivery(ABC):
     """Base of the arbiter: one step after the other, each with the state brought up to date before it is told."""
 
     def __init__(self, deliver: DeliverMessages, tell: Tell, take_image: TakeImage | None) -> None:
@@ -37,23 +38,29 @@ class Delivery:
 
     # --- hooks of the arbiter ---------------------------------------------------------------------
 
+    @abstractmethod
     def _status_delivered(self, state: StreamState, messages: Messages) -> None:
-        raise NotImplementedError
+        """Called before messages of the status stream are handed out."""
 
+    @abstractmethod
     def _start_lost(self, state: StreamState) -> None:
-        raise NotImplementedError
+        """Called when the start of a status stream was given up."""
 
+    @abstractmethod
     def _leave_session(self, state: StreamState) -> None:
-        raise NotImplementedError
+        """Called when a stream has everything of a session that is over."""
 
+    @abstractmethod
     def _refresh(self, state: StreamState) -> None:
-        raise NotImplementedError
+        """Called after each change of a stream."""
 
+    @abstractmethod
     def _is_current(self, state: StreamState) -> bool:
-        raise NotImplementedError
+        """Whether the stream is of the session that is followed now."""
 
+    @abstractmethod
     def _wake_repair(self) -> None:
-        raise NotImplementedError
+        """Called when something needs a snapshot."""
 
     # --- steps ------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from tickerplant.core.logformat import (
     sent_ns_of,
 )
 from tickerplant.errors import DamagedSegmentError, RecordingError
+from tickerplant.folder_lock import lock_folder
 from tickerplant.limits import LOG_READ_BYTES, RECORDING_INDEX_MAX_BYTES
 from tickerplant_subscriber.position import Position, position_of
 from tickerplant_subscriber.recording_format import (
@@ -61,22 +62,14 @@ def take_lock(folder: Path) -> int:
 
     Raises `RecordingError` if another recorder holds it or it cannot be used.
     """
-    path = folder / LOCK_FILE
     try:
-        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    except OSError as error:
-        raise unusable(folder, error) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        if not isinstance(error, BlockingIOError):
-            raise unusable(path, error) from error
+        return lock_folder(folder, LOCK_FILE)
+    except BlockingIOError:
         raise RecordingError(
             f"{folder} is being written by another recorder: stop it, or name another folder"
         ) from None
-    return lock
+    except OSError as error:
+        raise unusable(folder, error) from error
 
 
 def is_being_written(folder: Path) -> bool:

@@ -4,7 +4,7 @@ import argparse
 from datetime import date
 from typing import TYPE_CHECKING
 
-from tickerplant.commands.options import add_config_options, load_config_of
+from tickerplant.commands.options import add_command, add_config_options, load_config_of
 from tickerplant.errors import EXIT_FAILURE, EXIT_OK, ConfigurationError, StoreError
 
 if TYPE_CHECKING:
@@ -30,13 +30,12 @@ exit codes: 0 archived, 1 damaged or refused, 2 usage or configuration, 75 not p
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "archive",
-        help="keep whole days of rows in an object store",
+        summary="keep whole days of rows in an object store",
         description="Write the rows of whole days (UTC) to Parquet files in an object store, each verified.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--date",

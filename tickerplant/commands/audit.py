@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tickerplant.commands.options import add_config_options, load_config_of
+from tickerplant.commands.options import add_command, add_config_options, load_config_of
 from tickerplant.errors import EXIT_FAILURE, EXIT_OK, ConfigurationError, TickLogError
 
 if TYPE_CHECKING:
@@ -32,13 +32,12 @@ exit codes: 0 everything is accounted for, 1 holes or an unreadable log, 2 usage
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "audit",
-        help="prove that nothing was lost, or name the holes",
+        summary="prove that nothing was lost, or name the holes",
         description="Account for every message of a session: exchange frames, tick log, recordings, rows. Only reads.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--session",

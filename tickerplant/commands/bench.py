@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from tickerplant.commands.options import add_command
 from tickerplant.errors import EXIT_OK
 
 EPILOG = """\
@@ -17,12 +18,12 @@ Throughput is a ratio to json.loads over the same frames on the same core in the
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the `bench` parser."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "bench",
-        help="measure throughput and latency on this machine",
+        summary="measure throughput and latency on this machine",
         description="Measure the plant and the subscriber library under the reference load, beside their budgets.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--short", action="store_true", help="a run of a few seconds")
     parser.add_argument("--json", action="store_true", help="print the raw numbers as JSON")

@@ -6,7 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tickerplant.commands.options import add_config_options, load_config_of
+from tickerplant.commands.options import (
+    add_actions,
+    add_command,
+    add_config_options,
+    load_config_of,
+)
 from tickerplant.commands.time_options import parse_session, parse_time_ns, time_text
 from tickerplant.errors import EXIT_FAILURE, EXIT_OK, CaptureError
 
@@ -29,29 +34,20 @@ exit codes: 0 ok, 1 damaged or not readable, 2 usage or configuration"""
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "capture",
-        help="list, print, verify and export the raw capture",
+        summary="list, print, verify and export the raw capture",
         description="Everything that went into the plant, kept if `capture.enabled`. Reading never disturbs it.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    for name, words, run in (
+    actions = (
         ("ls", "list the sessions and their files", run_ls),
         ("cat", "print what went in, in order", run_cat),
         ("verify", "prove that nothing is damaged or missing", run_verify),
         ("export", "write the frames as lines of JSON", run_export),
-    ):
-        action = actions.add_parser(
-            name,
-            help=words,
-            description=f"{words[0].upper()}{words[1:]}.",
-            epilog=_EXAMPLE,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+    )
+    for name, action in add_actions(parser, _EXAMPLE, actions):
         action.add_argument(
             "--directory", metavar="DIR", help="folder of the capture (default: as configured)"
         )
@@ -64,7 +60,6 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         if name == "export":
             _add_export_options(action)
         add_config_options(action)
-        action.set_defaults(run=run)
 
 
 def _add_session(parser: argparse.ArgumentParser, name: str) -> None:

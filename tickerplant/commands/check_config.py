@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from tickerplant.commands.options import add_config_options, load_config_of
+from tickerplant.commands.options import add_command, add_config_options, load_config_of
 from tickerplant.errors import EXIT_OK
 
 if TYPE_CHECKING:
@@ -20,13 +20,12 @@ Prints TOML; secrets are masked. A wrong key or value ends with one line that na
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "check-config",
-        help="print the effective configuration",
+        summary="print the effective configuration",
         description="Check the configuration and print its effective values, and where each comes from.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add_config_options(parser)
     parser.set_defaults(run=run)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tickerplant.commands.options import add_command
 from tickerplant.commands.subscription_options import parse_count, parse_duration_s
 from tickerplant.errors import EXIT_OK
 
@@ -35,13 +36,12 @@ own. Exit codes: 0 all equal and nothing lost, 1 a gap, a stale or an unequal bo
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "demo",
-        help="simulated exchange, plant and live view, in one go",
+        summary="simulated exchange, plant and live view, in one go",
         description="Start a simulated exchange, the plant and a subscriber, and show the market moving.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--for",

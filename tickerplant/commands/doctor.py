@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from tickerplant.commands.options import add_config_options, load_config_of
+from tickerplant.commands.options import add_command, add_config_options, load_config_of
 from tickerplant.errors import EXIT_FAILURE, EXIT_OK
 
 if TYPE_CHECKING:
@@ -22,13 +22,12 @@ exit codes: 0 nothing fails, 1 something fails, 2 the configuration is wrong"""
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "doctor",
-        help="try out keys, clock, multicast and limits",
+        summary="try out keys, clock, multicast and limits",
         description="Try out what the plant needs: API key, exchange, clock, multicast, buffers, ports, disk.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add_config_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")

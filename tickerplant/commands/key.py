@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from tickerplant.commands.options import add_actions, add_command
 from tickerplant.errors import EXIT_OK
 
 _EXAMPLE = """\
@@ -18,30 +19,21 @@ exit codes: 0 ok, 2 the file is missing, exists already, or cannot be used"""
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "key",
-        help="make and change the keys that sign datagrams",
+        summary="make and change the keys that sign datagrams",
         description="Make and change a file of datagram keys. Keys are never printed, only their ids.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    for name, words, run in (
+    actions = (
         ("make", "make a new file with one key, readable by its owner alone", run_make),
         ("add", "add a key that verifies and does not sign", run_add),
         ("use", "sign with this key of the file", run_use),
         ("remove", "take a key out that does not sign", run_remove),
         ("list", "print the ids of the keys, the one that signs first", run_list),
-    ):
-        action = actions.add_parser(
-            name,
-            help=words,
-            description=f"{words[0].upper()}{words[1:]}.",
-            epilog=_EXAMPLE,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+    )
+    for name, action in add_actions(parser, _EXAMPLE, actions):
         action.add_argument("file", metavar="FILE", type=_path, help="file of datagram keys")
         if name != "list":
             is_new = name in ("make", "add")
@@ -53,7 +45,6 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
                 required=not is_new,
                 help="id of the key (default: a random one)" if is_new else "id of the key",
             )
-        action.set_defaults(run=run)
 
 
 def _path(text: str) -> Path:

@@ -5,7 +5,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tickerplant.commands.options import add_config_options, load_config_of
+from tickerplant.commands.options import (
+    add_actions,
+    add_command,
+    add_config_options,
+    load_config_of,
+)
 from tickerplant.errors import EXIT_FAILURE, EXIT_OK, TickLogError
 
 if TYPE_CHECKING:
@@ -29,28 +34,19 @@ exit codes: 0 ok, 1 damaged or not readable, 2 usage or configuration"""
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "log",
-        help="list, print and verify the tick log",
+        summary="list, print and verify the tick log",
         description="What the plant has published, as it stands in the tick log. Reading never disturbs the plant.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    for name, words, run in (
+    actions = (
         ("ls", "list segments, sessions and who reads them", run_ls),
         ("cat", "print the messages in the order of sending", run_cat),
         ("verify", "prove that nothing is damaged, missing or repeated", run_verify),
-    ):
-        action = actions.add_parser(
-            name,
-            help=words,
-            description=f"{words[0].upper()}{words[1:]}.",
-            epilog=_EXAMPLE,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+    )
+    for name, action in add_actions(parser, _EXAMPLE, actions):
         action.add_argument(
             "--format", choices=("text", "json"), default="text", help="default: %(default)s"
         )
@@ -60,7 +56,6 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         if name == "cat":
             _add_cat_options(action)
         add_config_options(action)
-        action.set_defaults(run=run)
 
 
 def _add_cat_options(parser: argparse.ArgumentParser) -> None:

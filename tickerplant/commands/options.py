@@ -1,10 +1,44 @@
 """Options that several commands share. Imports nothing slow, so that `--help` stays quick."""
 
 import argparse
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tickerplant.config_sources import LoadedConfig
+
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # the only name it has
+
+Run = Callable[[argparse.Namespace], int]
+"""From the parsed arguments to the exit code."""
+
+
+def add_command(
+    subparsers: "Subparsers", name: str, *, summary: str, description: str, epilog: str
+) -> argparse.ArgumentParser:
+    """The parser of a command: `epilog` is printed as it stands, options cannot be abbreviated."""
+    return subparsers.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_actions(
+    parser: argparse.ArgumentParser, epilog: str, actions: Sequence[tuple[str, str, Run]]
+) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """The actions of a command, as (name, what it does, function): each name with its parser."""
+    subparsers = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    for name, words, run in actions:
+        description = f"{words[0].upper()}{words[1:]}."
+        action = add_command(
+            subparsers, name, summary=words, description=description, epilog=epilog
+        )
+        action.set_defaults(run=run)
+        yield name, action
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tickerplant.commands.options import load_config_of
+from tickerplant.commands.options import add_command, load_config_of
 from tickerplant.commands.subscription_options import (
     add_network_options,
     network_options_of,
@@ -35,13 +35,12 @@ exit codes: 0 ended, 1 the folder or the network cannot be used, 2 usage or conf
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "record",
-        help="keep everything that the plant publishes",
+        summary="keep everything that the plant publishes",
         description="Join the groups and write every message into rotating files with an index.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "folder",

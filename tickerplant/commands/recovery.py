@@ -2,7 +2,7 @@
 
 import argparse
 
-from tickerplant.commands.options import add_config_options, load_config_of
+from tickerplant.commands.options import add_command, add_config_options, load_config_of
 from tickerplant.commands.serving import serve_until_told
 
 _EXAMPLES = """\
@@ -18,13 +18,12 @@ port is taken), 2 usage or configuration."""
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "recovery",
-        help="serve what subscribers missed, out of the tick log",
+        summary="serve what subscribers missed, out of the tick log",
         description="Read the tick log and serve gap fill over UDP, streams and snapshots over TCP.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add_config_options(parser)
     parser.set_defaults(run=run)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tickerplant.commands.options import add_config_options, load_config_of
+from tickerplant.commands.options import add_command, add_config_options, load_config_of
 from tickerplant.commands.time_options import parse_session, parse_time_ns
 from tickerplant.errors import EXIT_OK, ConfigurationError
 
@@ -31,13 +31,12 @@ too. Without a strategy messages are printed as `tickerplant tail` does."""
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "replay",
-        help="play a recording into a strategy, or onto multicast groups",
+        summary="play a recording into a strategy, or onto multicast groups",
         description="Play the tick log, a raw capture or a file of recorded frames.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "strategy", nargs="?", metavar="MODULE:CLASS", help="what is played into (default: print)"

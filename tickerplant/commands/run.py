@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from tickerplant.commands.options import add_config_options
+from tickerplant.commands.options import add_command, add_config_options
 from tickerplant.errors import EXIT_OK
 
 if TYPE_CHECKING:
@@ -27,13 +27,12 @@ multicast groups), 2 usage, configuration or API key, 75 try again later (clock,
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "run",
-        help="run the plant",
+        summary="run the plant",
         description="Take the exchange's market data, keep the books and publish them on UDP multicast.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     key = parser.add_argument_group("API key")
     key.add_argument("--key-id", metavar="ID", help="id of the API key (exchange.key_id)")

@@ -3,7 +3,12 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from tickerplant.commands.options import add_config_options, load_config_of
+from tickerplant.commands.options import (
+    add_actions,
+    add_command,
+    add_config_options,
+    load_config_of,
+)
 from tickerplant.errors import EXIT_FAILURE, EXIT_OK
 
 if TYPE_CHECKING:
@@ -22,30 +27,20 @@ exit codes: 0 ok, 1 differs, conflict or refused, 2 usage or configuration, 75 Q
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "schema",
-        help="make, compare and check the tables of QuestDB",
+        summary="make, compare and check the tables of QuestDB",
         description="The tables and views of the QuestDB database in which the store keeps rows.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    for name, words, run in (
+    actions = (
         ("apply", "make what is missing; each statement is printed", run_apply),
         ("check", "say whether the store can work with the database", run_check),
         ("diff", "print what differs, and the statements of apply", run_diff),
-    ):
-        action = actions.add_parser(
-            name,
-            help=words,
-            description=f"{words[0].upper()}{words[1:]}.",
-            epilog=_EXAMPLES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+    )
+    for _name, action in add_actions(parser, _EXAMPLES, actions):
         add_config_options(action)
-        action.set_defaults(run=run)
 
 
 def run_apply(arguments: argparse.Namespace) -> int:

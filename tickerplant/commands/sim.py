@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tickerplant.commands.options import add_command
 from tickerplant.errors import EXIT_OK, MissingExtraError
 
 if TYPE_CHECKING:
@@ -26,15 +27,15 @@ fault kinds: skip_seq duplicate unusable inconsistent silent_loss error_10 error
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the `sim` parser."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "sim",
-        help="run a simulated Kalshi exchange",
+        summary="run a simulated Kalshi exchange",
         description=(
             "Serve a simulated Kalshi exchange: WebSocket, REST and control endpoints on loopback. It makes its own "
             "API key at first use and prints where it listens."
         ),
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_listening(parser.add_argument_group("listening and keys"))
     _add_flow(parser.add_argument_group("generated market"))

@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from tickerplant.commands.options import add_command
 from tickerplant.commands.subscription_options import (
     add_subscription_options,
     network_options_of,
@@ -31,13 +32,12 @@ It joins late, as any subscriber does, and so needs recovery. Exit code 75: plan
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "snapshot",
-        help="print the books as they are now",
+        summary="print the books as they are now",
         description="Join, take a snapshot from recovery, catch up, print every book, and end.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--format", choices=("text", "json"), default="text", help="default: %(default)s"

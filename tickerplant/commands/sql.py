@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tickerplant.commands.options import add_config_options, load_config_of
+from tickerplant.commands.options import add_command, add_config_options, load_config_of
 from tickerplant.commands.time_options import parse_time_ns
 from tickerplant.errors import EXIT_OK, UsageError
 from tickerplant.limits import SQL_SHOWN_ROWS
@@ -45,13 +45,12 @@ exit codes: 0 ok, 1 refused, nothing known or damaged, 2 usage or configuration"
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "sql",
-        help="ask what was stored: SQL, or trades, quotes, books and candles of a market",
+        summary="ask what was stored: SQL, or trades, quotes, books and candles of a market",
         description="Ask the store, in SQL or with a ready query. It may be asked while everything runs.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("query", help=f"SQL, or one of {', '.join(READY)}")
     parser.add_argument("ticker", nargs="?", help="market, for a ready query")

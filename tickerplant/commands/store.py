@@ -2,7 +2,7 @@
 
 import argparse
 
-from tickerplant.commands.options import add_config_options, load_config_of
+from tickerplant.commands.options import add_command, add_config_options, load_config_of
 from tickerplant.commands.serving import serve_until_told
 
 _EXAMPLES = """\
@@ -19,13 +19,12 @@ configuration."""
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "store",
-        help="keep everything published as rows, to be queried",
+        summary="keep everything published as rows, to be queried",
         description="Read the tick log and keep every message as a row of the store's tables.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add_config_options(parser)
     parser.set_defaults(run=run)

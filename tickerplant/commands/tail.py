@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from tickerplant.commands.options import add_command
 from tickerplant.commands.subscription_options import (
     add_subscription_options,
     network_options_of,
@@ -31,13 +32,12 @@ Text shows dollars and contracts; JSON the integers of the wire: price_e4 is 1e-
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "tail",
-        help="print what the plant publishes",
+        summary="print what the plant publishes",
         description="Print messages as they arrive, and gaps, sessions and stale markets as they happen.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--format", choices=("text", "json"), default="text", help="default: %(default)s"

@@ -5,6 +5,7 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from tickerplant.commands.options import add_command
 from tickerplant.commands.subscription_options import (
     add_subscription_options,
     network_options_of,
@@ -37,17 +38,16 @@ examples:
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "top",
-        help="a live view of markets, streams and gaps",
+        summary="a live view of markets, streams and gaps",
         description=(
             "Show the busiest markets with best bid and offer and last trade, the rate, gaps and loss\n"
             "per line of each stream, and what went wrong lately. Without a terminal one frame is\n"
             "printed, as with --once."
         ),
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--once", action="store_true", help=f"print one frame after --for (default {ONCE_S:g}s)"

@@ -7,7 +7,6 @@ capture.lock                      held (flock) by the one plant that writes here
 """
 
 import errno
-import fcntl
 import gzip
 import os
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import BinaryIO, NamedTuple, cast
 
 from tickerplant.core.captureformat import COMPRESSED_SUFFIX, CaptureName
 from tickerplant.errors import CaptureError
+from tickerplant.folder_lock import lock_folder
 
 LOCK_FILE = "capture.lock"
 PART_SUFFIX = COMPRESSED_SUFFIX + ".part"
@@ -111,20 +111,11 @@ def take_lock(folder: Path) -> int:
 
     Raises `CaptureError` if another plant holds it or it cannot be used.
     """
-    path = folder / LOCK_FILE
     try:
-        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    except OSError as error:
-        raise unusable(folder, error) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock_folder(folder, LOCK_FILE)
     except BlockingIOError:
-        os.close(lock)
         raise CaptureError(
-            f"{path} is locked by another plant: stop it, or set capture.directory to another folder"
+            f"{folder / LOCK_FILE} is locked by another plant: stop it, or set capture.directory to another folder"
         ) from None
     except OSError as error:
-        os.close(lock)
-        raise unusable(path, error) from error
-    return lock
+        raise unusable(folder, error) from error

@@ -6,7 +6,6 @@ next-<any>.spare                  the segment to come, not yet named
 positions/<consumer>.json         how far a consumer has taken the log: retention deletes nothing after it
 """
 
-import fcntl
 import os
 import re
 from pathlib import Path
@@ -16,6 +15,7 @@ import msgspec
 
 from tickerplant.core.logformat import LogPosition, SegmentName
 from tickerplant.errors import TickLogError
+from tickerplant.folder_lock import lock_folder
 from tickerplant.limits import LOG_CONSUMERS_MAX, LOG_OWNER_BYTES, LOG_POSITION_MAX_BYTES
 
 LOCK_FILE = "ticklog.lock"
@@ -107,23 +107,17 @@ def take_lock(folder: Path) -> tuple[int, Owner | None]:
 
     Raises `TickLogError` if another plant holds it or it cannot be used.
     """
-    path = folder / LOCK_FILE
     try:
-        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    except OSError as error:
-        raise unusable(folder, error) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        owner = _decode_owner(os.pread(lock, LOG_OWNER_BYTES, 0))
-        os.close(lock)
-        if not isinstance(error, BlockingIOError):
-            raise unusable(path, error) from error
+        lock = lock_folder(folder, LOCK_FILE)
+    except BlockingIOError:
+        owner = read_owner(folder)
         holder = f"process {owner.pid}" if owner is not None else "another process"
         raise TickLogError(
-            f"{path} is locked by {holder}, another plant: stop it, or set ticklog.directory to another folder"
+            f"{folder / LOCK_FILE} is locked by {holder}, another plant: stop it, or set ticklog.directory to another "
+            "folder"
         ) from None
+    except OSError as error:
+        raise unusable(folder, error) from error
     return lock, _decode_owner(os.pread(lock, LOG_OWNER_BYTES, 0))
 
 

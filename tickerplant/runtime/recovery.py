@@ -5,7 +5,6 @@ behind the log for long; a fault of the disk is told and tried again.
 """
 
 import asyncio
-import fcntl
 import os
 import socket
 import time
@@ -21,6 +20,7 @@ from tickerplant.core.conversation import Keys
 from tickerplant.core.gap_fill import GapFillServer
 from tickerplant.core.logformat import LogPosition
 from tickerplant.errors import NetworkSetupError, TickLogError
+from tickerplant.folder_lock import lock_folder
 from tickerplant.limits import (
     RECOVERY_BACKLOG,
     RECOVERY_RETRY_S,
@@ -321,20 +321,15 @@ def take_recovery_lock(folder: Path) -> int:
     """Make the folder if need be, and lock it for one recovery: the descriptor. Raises `TickLogError`."""
     path = folder / RECOVERY_LOCK_FILE
     try:
-        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        return lock_folder(folder, RECOVERY_LOCK_FILE)
+    except BlockingIOError:
+        raise TickLogError(
+            f"{path} is locked by another recovery: stop it, or serve another log folder"
+        ) from None
     except OSError as error:
         raise TickLogError(
             f"recovery: {path}: {error.strerror}: make the folder writable for this user"
         ) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        raise TickLogError(
-            f"{path} is locked by another recovery: stop it, or serve another log folder"
-        ) from error
-    return lock
 
 
 def bind_both(address: str, port: int) -> tuple[socket.socket, socket.socket]:

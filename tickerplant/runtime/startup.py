@@ -4,7 +4,6 @@ The session is kept in the state directory, written and fsynced before anything 
 locked for as long as the plant lives, so that no session can ever be used twice.
 """
 
-import fcntl
 import os
 import socket
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from tickerplant.core.keyring import KeyRing
 from tickerplant.core.messages import Stream
 from tickerplant.core.wire import FLAG_SNAPSHOT, FLAGS_OFFSET, HEADER, MAGIC, decode_header
 from tickerplant.errors import StateDirectoryError, WireError
+from tickerplant.folder_lock import lock_folder
 from tickerplant.limits import (
     DATAGRAM_MAX_BYTES,
     HEADER_BYTES,
@@ -127,31 +127,25 @@ def open_session_state(directory: Path) -> SessionState:
     """Make and lock the state directory. Raises `StateDirectoryError` if it cannot be had."""
     path = directory / LOCK_FILE
     try:
-        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    except OSError as error:
-        raise _unusable(directory, error) from error
-    try:
-        _take_lock(path, lock)
-        return SessionState(directory, lock)
-    except BaseException:
-        os.close(lock)
-        raise
-
-
-def _take_lock(path: Path, lock: int) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        lock = lock_folder(directory, LOCK_FILE)
     except BlockingIOError:
-        pid = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
+        pid = path.read_bytes()[:32].decode("ascii", "replace").strip()
         holder = f"process {pid}" if pid.isdecimal() else "another process"
         raise StateDirectoryError(
             f"{path} is locked by {holder}, another plant: stop it, or set state.directory to another folder"
         ) from None
     except OSError as error:
+        raise _unusable(directory, error) from error
+    try:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        return SessionState(directory, lock)
+    except OSError as error:
+        os.close(lock)
         raise _unusable(path, error) from error
+    except BaseException:
+        os.close(lock)
+        raise
 
 
 def _unusable(path: Path, error: OSError) -> StateDirectoryError:

@@ -4,7 +4,6 @@ It may be killed at any moment and run again: whole local files and uploaded obj
 written last and names only what was read back.
 """
 
-import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
@@ -38,6 +37,7 @@ from tickerplant.core.archive_plan import (
 )
 from tickerplant.core.tables import TABLES, Table
 from tickerplant.errors import DamagedStoreError, StoreError
+from tickerplant.folder_lock import lock_folder
 from tickerplant.limits import ARCHIVE_ATTEMPTS
 from tickerplant.store.archive_files import damaged, describe, verify_file, write_part
 from tickerplant.store.archive_source import ArchiveSource, Historical
@@ -80,17 +80,12 @@ class WorkFolder:
     def __enter__(self) -> Self:
         """Raises `StoreError` if another one has it, or it cannot be used."""
         try:
-            self.path.mkdir(mode=0o750, parents=True, exist_ok=True)
-            self._lock = os.open(
-                self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640
-            )
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = lock_folder(self.path, LOCK_FILE)
+        except BlockingIOError:
+            raise StoreError(
+                f"{self.path / LOCK_FILE} is locked: another `tickerplant archive` runs; wait for it"
+            ) from None
         except OSError as error:
-            self._release()
-            if isinstance(error, BlockingIOError):
-                raise StoreError(
-                    f"{self.path / LOCK_FILE} is locked: another `tickerplant archive` runs; wait for it"
-                ) from None
             raise StoreError(
                 f"archive: {self.path}: {error.strerror}: make it a folder that this user can write, or set "
                 "archive.directory"

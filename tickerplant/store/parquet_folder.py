@@ -13,7 +13,6 @@ are merged into one of the next level, which covers the same range; from its ren
 whether they are still there or not.
 """
 
-import fcntl
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -25,6 +24,7 @@ from typing import NamedTuple
 from tickerplant.core.logformat import LogPosition
 from tickerplant.core.tables import TABLES
 from tickerplant.errors import StoreError
+from tickerplant.folder_lock import lock_folder
 from tickerplant.store.dead_letters import DEAD_LETTER_FILE
 
 LOCK_FILE = "store.lock"
@@ -205,22 +205,15 @@ def unusable(path: Path, error: OSError) -> StoreError:
 
 def take_lock(folder: Path) -> int:
     """Make and lock the folder; the descriptor that holds the lock. Raises `StoreError`."""
-    path = folder / LOCK_FILE
     try:
-        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        return lock_folder(folder, LOCK_FILE)
+    except BlockingIOError:
+        raise StoreError(
+            f"{folder / LOCK_FILE} is locked by another store process: stop it, or set store.directory to another "
+            "folder"
+        ) from None
     except OSError as error:
         raise unusable(folder, error) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        if not isinstance(error, BlockingIOError):
-            raise unusable(path, error) from error
-        raise StoreError(
-            f"{path} is locked by another store process: stop it, or set store.directory to another folder"
-        ) from None
-    return lock
 
 
 def sync_folder(folder: Path) -> None:
