@@ -10,10 +10,12 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tickerplant.core.columns import Columns, ColumnValues, Constant, Symbols, columns_of, count_of
 from tickerplant.core.rows import Row
 from tickerplant.core.tables import TABLES, ColumnType, Table
 from tickerplant.limits import PARQUET_ROW_GROUP_ROWS
@@ -35,14 +37,87 @@ SCHEMAS: Mapping[str, pa.Schema] = {
     for table in TABLES.values()
 }
 """The schema of each table, by name."""
+_ENCODED = pa.dictionary(pa.int32(), pa.string())
+ENCODED_SCHEMAS: Mapping[str, pa.Schema] = {
+    table.name: pa.schema(
+        [
+            (
+                column.name,
+                _ENCODED if column.type is ColumnType.SYMBOL else ARROW_TYPES[column.type],
+            )
+            for column in table.columns
+        ]
+    )
+    for table in TABLES.values()
+}
+"""The same with symbols as codes of a dictionary."""
 
 
-def to_arrow(table: Table, rows: Sequence[Row]) -> pa.Table:
+def to_arrow(table: Table, rows: Columns | Sequence[Row]) -> pa.Table:
     """`rows` as an Arrow table. Raises `pa.ArrowInvalid`, `OverflowError` for a value that its column cannot hold."""
-    schema = SCHEMAS[table.name]
-    columns = zip(*rows, strict=True) if rows else [()] * len(schema)
-    arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+    return _to_table(table, rows, SCHEMAS[table.name])
+
+
+def to_encoded(table: Table, rows: Columns | Sequence[Row]) -> pa.Table:
+    """As `to_arrow`, symbols as codes of a dictionary."""
+    return _to_table(table, rows, ENCODED_SCHEMAS[table.name])
+
+
+def joined(parts: Sequence[pa.Table]) -> pa.Table:
+    """The rows of `parts`, which have the same schema, in one piece."""
+    if len(parts) == 1:
+        return parts[0]
+    return pa.concat_tables(parts).unify_dictionaries().combine_chunks()
+
+
+def row_of(table: Table, data: pa.Table, index: int) -> Row:
+    """The row that column by column became `data`, or is equal to it."""
+    return tuple(_value_of(column.type, data[column.name][index]) for column in table.columns)
+
+
+def _value_of(kind: ColumnType, value: pa.Scalar) -> Any:
+    if not value.is_valid:
+        return None
+    if kind is ColumnType.TIME:
+        return value.value
+    if kind is ColumnType.LEVELS:
+        return tuple(tuple(map(int, side)) for side in value.as_py())
+    return value.as_py()
+
+
+def _to_table(table: Table, rows: Columns | Sequence[Row], schema: pa.Schema) -> pa.Table:
+    count = count_of(rows)
+    if not count:
+        return schema.empty_table()
+    values = columns_of(rows).values
+    arrays = [_array(one, field.type, count) for one, field in zip(values, schema, strict=True)]
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _array(values: ColumnValues, kind: pa.DataType, count: int) -> pa.Array:
+    if kind == _ENCODED:
+        return _encoded(values, count)
+    if isinstance(values, Constant):
+        if values.value is None:
+            return pa.nulls(count, kind)
+        return pa.repeat(pa.scalar(values.value, kind), count)
+    if isinstance(values, Symbols):
+        return _encoded(values, count).cast(kind)
+    if isinstance(values, range):
+        return pa.array(np.arange(values.start, values.stop, dtype=np.int64), kind)
+    return pa.array(values, kind)
+
+
+def _encoded(values: ColumnValues, count: int) -> pa.Array:
+    if isinstance(values, Constant):
+        if values.value is None:
+            return pa.nulls(count, _ENCODED)
+        codes = pa.array(np.zeros(count, np.int32))
+        return pa.DictionaryArray.from_arrays(codes, pa.array([values.value], pa.string()))
+    if isinstance(values, Symbols):
+        codes = pa.array(values.codes, pa.int32())
+        return pa.DictionaryArray.from_arrays(codes, pa.array(values.texts, pa.string()))
+    return pa.array(values, pa.string()).dictionary_encode()
 
 
 def conform(table: Table, data: pa.Table) -> pa.Table:

@@ -8,8 +8,9 @@ So rows must be idempotent, or rows and position become durable together.
 
 from typing import NamedTuple, Protocol
 
+from tickerplant.core.columns import Tables
 from tickerplant.core.logformat import LogPosition
-from tickerplant.core.rows import Row, Rows
+from tickerplant.core.rows import Row
 
 
 class RejectedRow(NamedTuple):
@@ -37,7 +38,7 @@ class Backend(Protocol):
         """
         ...
 
-    def take(self, rows: Rows, position: LogPosition, now_ns: int) -> list[RejectedRow]:
+    def take(self, rows: Tables, position: LogPosition, now_ns: int) -> list[RejectedRow]:
         """Take the rows of the log up to `position`. Returns rows that cannot be stored; the others are taken.
 
         Raises `StoreUnavailableError`: `discard`, and offer everything after the position that it returns.

@@ -9,10 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from tickerplant.core.book_snapshots import BookSnapshots
+from tickerplant.core.columns import ColumnMapper, Tables
 from tickerplant.core.logformat import LogPosition, sent_ns_of
-from tickerplant.core.rows import Row, RowMapper
+from tickerplant.core.rows import Row
 from tickerplant.core.tables import BOOK_SNAPSHOTS
-from tickerplant.core.wire import Kind, decode_body, decode_header
+from tickerplant.core.wire import Kind, decode_header
 from tickerplant.errors import WireError
 from tickerplant.limits import STORE_READ_BYTES
 from tickerplant.runtime.logreader import LogBatch, LogFault, LogReader
@@ -54,6 +55,7 @@ class LogFollower:
         self._snapshot_interval_ns = snapshot_interval_ns
         self._snapshots: BookSnapshots | None = None
         self._reader: LogReader | None = None
+        self._mapper = ColumnMapper()
         self._sent: deque[tuple[LogPosition, int]] = deque()
         """What was taken and is not durable: up to where, and when the plant had sent it."""
 
@@ -107,19 +109,18 @@ class LogFollower:
     def _take(self, batch: LogBatch, now_ns: int) -> None:
         self.faults += batch.faults
         self.log_faults += len(batch.faults)
-        mapper = RowMapper()
         snapshots: list[Row] = []
         for offset, datagram in batch.records:
             try:
-                snapshots += self._map(mapper, datagram)
+                snapshots += self._map(datagram)
             except WireError as error:
                 self.undecodable_datagrams += 1
                 position = LogPosition(*batch.segment, offset)
                 self.dead_letters.add_datagram(position, datagram, str(error))
-        row_count = mapper.row_count + len(snapshots)
-        rows = mapper.take()
+        row_count = self._mapper.row_count + len(snapshots)
+        rows: Tables = self._mapper.take()
         if snapshots:
-            rows[BOOK_SNAPSHOTS.name] = snapshots
+            rows = {**rows, BOOK_SNAPSHOTS.name: snapshots}
         self.dead_letters.add_rows(self.backend.take(rows, batch.position, now_ns))
         self.rows += row_count
         self.datagrams += len(batch.records)
@@ -127,18 +128,18 @@ class LogFollower:
             self.taken_sent_ns = sent_ns_of(batch.records[-1][1])
             self._sent.append((batch.position, self.taken_sent_ns))
 
-    def _map(self, mapper: RowMapper, datagram: bytes) -> list[Row]:
-        """Its rows into `mapper`; the snapshots that are due before it. Raises `WireError`; then nothing was added."""
+    def _map(self, datagram: bytes) -> list[Row]:
+        """Take its rows; the snapshots that are due before it. Raises `WireError`; then nothing was added."""
         header = decode_header(datagram)
         if header.kind != Kind.DATA:
             return []
-        messages = decode_body(datagram, header)
-        mapper.add_messages(header, messages)
+        messages = self._mapper.add(header, datagram)
         return [] if self._snapshots is None else self._snapshots.receive(header, messages)
 
     def _read_from(self, position: LogPosition | None) -> None:
         self.durable = position
         self._sent.clear()
+        self._mapper = ColumnMapper()
         self._reader = LogReader(self.folder, position, read_bytes=self._read_bytes)
         if self._snapshot_interval_ns:
             with suppress(OSError):

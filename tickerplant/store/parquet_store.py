@@ -15,8 +15,9 @@ from typing import Self
 import msgspec
 import pyarrow as pa
 
+from tickerplant.core.columns import Columns, Tables, count_of
 from tickerplant.core.logformat import LogPosition
-from tickerplant.core.rows import Row, Rows
+from tickerplant.core.rows import Row
 from tickerplant.core.tables import TABLES, Table
 from tickerplant.errors import StoreError, StoreUnavailableError
 from tickerplant.limits import (
@@ -24,7 +25,7 @@ from tickerplant.limits import (
     PARQUET_DAYS_PER_CLOSING,
     PARQUET_REJECTED_MAX,
 )
-from tickerplant.store.arrow_tables import RowGroups, split_by_day, to_arrow
+from tickerplant.store.arrow_tables import RowGroups, joined, split_by_day, to_arrow
 from tickerplant.store.backend import Committed, RejectedRow
 from tickerplant.store.parquet_folder import (
     LOG_START,
@@ -56,6 +57,14 @@ class ClosingMetadata(msgspec.Struct, frozen=True):
     rows: dict[str, int]
 
 
+class _Waiting:
+    """Rows of one table as they came."""
+
+    def __init__(self) -> None:
+        self.pieces: list[Columns | Sequence[Row]] = []
+        self.row_count = 0
+
+
 class ParquetStore:
     """The writer; `open` first. It is used by one thread at a time."""
 
@@ -70,7 +79,7 @@ class ParquetStore:
         self._lock = -1
         self._durable: LogPosition | None = None
         self._taken: LogPosition | None = None
-        self._waiting: Rows = {}
+        self._waiting: dict[str, _Waiting] = {}
         self._files: dict[tuple[str, date], RowGroups] = {}
         self._row_count = 0
         self._begun_ns = 0
@@ -91,7 +100,7 @@ class ParquetStore:
         self._durable = self._taken = contents.position
         return self._durable
 
-    def take(self, rows: Rows, position: LogPosition, now_ns: int) -> list[RejectedRow]:
+    def take(self, rows: Tables, position: LogPosition, now_ns: int) -> list[RejectedRow]:
         """Take the rows of the log up to `position`; returns those that cannot be stored, the others are taken.
 
         They are durable once `commit` returns a position that is not before this one. Raises
@@ -107,10 +116,11 @@ class ParquetStore:
             self._begun_ns = now_ns
         rejected: list[RejectedRow] = []
         for name, fresh in rows.items():
-            waiting = self._waiting.setdefault(name, [])
-            waiting += fresh
-            self._row_count += len(fresh)
-            if len(waiting) >= PARQUET_CONVERT_ROWS:
+            waiting = self._waiting.setdefault(name, _Waiting())
+            waiting.pieces.append(fresh)
+            waiting.row_count += count_of(fresh)
+            self._row_count += count_of(fresh)
+            if waiting.row_count >= PARQUET_CONVERT_ROWS:
                 rejected += self._convert(TABLES[name])
         self._taken = position
         return rejected
@@ -176,17 +186,20 @@ class ParquetStore:
 
     def _convert(self, table: Table) -> list[RejectedRow]:
         """The waiting rows of a table become columns, and go to their files."""
-        waiting = self._waiting.get(table.name)
-        if not waiting:
+        waiting = self._waiting.pop(table.name, None)
+        if waiting is None:
             return []
-        self._waiting[table.name] = []
         rejected: list[RejectedRow] = []
-        try:
-            data = to_arrow(table, waiting)
-        except _UNFIT:
-            sound, rejected = sort_out(table, waiting)
-            self.rows_rejected += len(waiting) - len(sound)
-            data = to_arrow(table, sound)
+        parts = []
+        for piece in waiting.pieces:
+            try:
+                parts.append(to_arrow(table, piece))
+            except _UNFIT:
+                sound, unfit = sort_out(table, piece)
+                self.rows_rejected += count_of(piece) - len(sound)
+                parts.append(to_arrow(table, sound))
+                rejected += unfit
+        data = joined(parts)
         try:
             for day, part in split_by_day(table, data):
                 self._file(table, day).add(part)
@@ -264,11 +277,11 @@ def complete_files(
     sync_folder(folder)
 
 
-def sort_out(table: Table, rows: Sequence[Row]) -> tuple[list[Row], list[RejectedRow]]:
+def sort_out(table: Table, rows: Columns | Sequence[Row]) -> tuple[list[Row], list[RejectedRow]]:
     """The rows that columns can hold, and the first `PARQUET_REJECTED_MAX` of the others."""
     sound: list[Row] = []
     rejected: list[RejectedRow] = []
-    for row in rows:
+    for row in rows.rows() if isinstance(rows, Columns) else rows:
         try:
             to_arrow(table, [row])
         except _UNFIT as error:

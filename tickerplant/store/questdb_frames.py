@@ -1,4 +1,4 @@
-"""Rows as the data frames that QuestDB's client takes, columns as the server wants them."""
+"""Rows and columns as the data frames that QuestDB's client takes, columns as the server wants them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,9 +8,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tickerplant.core.columns import Columns
 from tickerplant.core.rows import Row
 from tickerplant.core.tables import ColumnType, Table
-from tickerplant.store.arrow_tables import to_arrow
+from tickerplant.store.arrow_tables import to_encoded
 from tickerplant.store.backend import RejectedRow
 
 _UNFIT = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, ValueError)
@@ -19,26 +20,24 @@ _NO_TIME = np.iinfo(np.int64).min
 """As numpy has it: not a time."""
 
 
-def fitting_rows(
-    table: Table, rows: Sequence[Row]
-) -> tuple[pa.Table, list[Row], list[RejectedRow]]:
-    """Rows as columns, those rows, and the ones that no column holds or whose time is before 1970."""
+def fitting_rows(table: Table, rows: Columns | Sequence[Row]) -> tuple[pa.Table, list[RejectedRow]]:
+    """Rows as `to_encoded` has them, and the ones that no column holds or whose time is before 1970."""
     try:
-        data = to_arrow(table, rows)
+        data = to_encoded(table, rows)
     except _UNFIT:
         return _sort_out(table, rows)
     times = data[table.time].cast(pa.int64())
     if times.null_count or (data.num_rows and pc.min(times).as_py() < 0):
         return _sort_out(table, rows)
-    return data, list(rows), []
+    return data, []
 
 
-def _sort_out(table: Table, rows: Sequence[Row]) -> tuple[pa.Table, list[Row], list[RejectedRow]]:
+def _sort_out(table: Table, rows: Columns | Sequence[Row]) -> tuple[pa.Table, list[RejectedRow]]:
     sound: list[Row] = []
     rejected: list[RejectedRow] = []
-    for row in rows:
+    for row in rows.rows() if isinstance(rows, Columns) else rows:
         try:
-            to_arrow(table, [row])
+            to_encoded(table, [row])
         except _UNFIT as error:
             rejected.append(RejectedRow(table.name, row, str(error)))
             continue
@@ -47,7 +46,7 @@ def _sort_out(table: Table, rows: Sequence[Row]) -> tuple[pa.Table, list[Row], l
             rejected.append(RejectedRow(table.name, row, f"{table.time} is before 1970"))
         else:
             sound.append(row)
-    return to_arrow(table, sound), sound, rejected
+    return to_encoded(table, sound), rejected
 
 
 def to_frame(table: Table, data: pa.Table) -> pd.DataFrame:
@@ -88,7 +87,7 @@ def _booleans(values: pa.Array) -> Any:
 
 
 def _categories(values: pa.Array) -> Any:
-    encoded = values.dictionary_encode()
+    encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
     codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
     return pd.Categorical.from_codes(
         codes, categories=encoded.dictionary.to_pylist(), validate=False

@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-import pandas as pd
+import pyarrow as pa
 from questdb import QuestDBError, QuestDBErrorCode, Sender
 
+from tickerplant.core.columns import Tables
 from tickerplant.core.logformat import LogPosition
-from tickerplant.core.rows import Row, Rows
 from tickerplant.core.tables import TABLES, Table
 from tickerplant.errors import CredentialsError, StoreError, StoreUnavailableError
 from tickerplant.limits import QUESTDB_BEHIND_BATCH_TIMES, QUESTDB_REFUSED_PER_BATCH_MAX
+from tickerplant.store.arrow_tables import joined, row_of, to_encoded
 from tickerplant.store.backend import Committed, RejectedRow
 from tickerplant.store.parquet_folder import take_lock
 from tickerplant.store.questdb_frames import fitting_rows, symbols, to_frame
@@ -47,11 +48,10 @@ class _Kept(msgspec.Struct, frozen=True):
 
 
 class _Part(NamedTuple):
-    """The rows of one table in a batch, and the same as a frame."""
+    """The rows of one table in a batch, never none."""
 
     table: Table
-    rows: list[Row]
-    frame: pd.DataFrame
+    data: pa.Table
 
 
 class _Batch(NamedTuple):
@@ -101,7 +101,8 @@ class QuestDbBackend:
         self._kept: LogPosition | None = None
         self._taken: LogPosition | None = None
         self._sent: LogPosition | None = None
-        self._waiting: Rows = {}
+        self._waiting: dict[str, list[pa.Table]] = {}
+        self._unfit: list[RejectedRow] = []
         self._row_count = 0
         self._begun_ns = 0
         self._is_sending_due = False
@@ -132,13 +133,16 @@ class QuestDbBackend:
         self._durable = self._taken = self._sent = self._told = self._kept = self._load()
         return self._durable
 
-    def take(self, rows: Rows, position: LogPosition, now_ns: int) -> list[RejectedRow]:
+    def take(self, rows: Tables, position: LogPosition, now_ns: int) -> list[RejectedRow]:
         """Take the rows of the log up to `position`. Rows that cannot be stored are told by `commit`."""
         if self._taken == self._sent:
             self._begun_ns = now_ns
         for name, fresh in rows.items():
-            self._waiting.setdefault(name, []).extend(fresh)
-            self._row_count += len(fresh)
+            data, unfit = fitting_rows(TABLES[name], fresh)
+            self._unfit += unfit
+            if data.num_rows:
+                self._waiting.setdefault(name, []).append(data)
+                self._row_count += data.num_rows
         self._taken = position
         return []
 
@@ -168,8 +172,9 @@ class QuestDbBackend:
         rejected = self._collect()
         is_wanted = wait or self._is_sending_due
         if is_wanted and self._taken is not None and self._taken != self._sent:
-            batch, unfit = self._batch(self._taken)
-            rejected += unfit
+            batch = self._batch(self._taken)
+            rejected += self._unfit
+            self._unfit = []
             self._sent = self._taken
             self._writing = self._writer.submit(self._write, batch)
         if wait:
@@ -281,17 +286,11 @@ class QuestDbBackend:
 
     # --- a batch ----------------------------------------------------------------------------------
 
-    def _batch(self, position: LogPosition) -> tuple[_Batch, list[RejectedRow]]:
-        rejected: list[RejectedRow] = []
-        parts = []
-        for name, waiting in self._waiting.items():
-            table = TABLES[name]
-            data, rows, unfit = fitting_rows(table, waiting)
-            rejected += unfit
-            if rows:
-                parts.append(_Part(table, rows, to_frame(table, data)))
+    def _batch(self, position: LogPosition) -> _Batch:
+        """What waits."""
+        parts = [_Part(TABLES[name], joined(waiting)) for name, waiting in self._waiting.items()]
         self._waiting, self._row_count = {}, 0
-        return _Batch(parts, position), rejected
+        return _Batch(parts, position)
 
     def _collect(self) -> list[RejectedRow]:
         """Wait for the batch on its way; what of it was refused. Raises `StoreUnavailableError`."""
@@ -314,14 +313,15 @@ class QuestDbBackend:
                     f"QuestDB {self._address} refuses too many rows of a batch, at last: {one.reason}"
                 )
         self.batches += 1
-        self.rows_written += sum(len(part.rows) for part in parts)
+        self.rows_written += sum(part.data.num_rows for part in parts)
         return Committed(batch.position, [one for one in refused if self._is_refused_again(one)])
 
     def _flush(self, parts: list[_Part]) -> QuestDBError | None:
         """One request; the error if the server names a row. Raises `StoreUnavailableError` for any other."""
         assert self._sender is not None
         try:
-            for table, _rows, frame in parts:
+            for table, data in parts:
+                frame = to_frame(table, data)
                 names = symbols(table, frame)
                 self._sender.dataframe(frame, table_name=table.name, symbols=names, at=table.time)
             self._sender.flush()
@@ -336,8 +336,7 @@ class QuestDbBackend:
     def _is_refused_again(self, one: RejectedRow) -> bool:
         """Alone, after others were taken: then it is this row's fault, not a passing state of the server."""
         table = TABLES[one.table]
-        data, rows, _ = fitting_rows(table, [one.row])
-        return self._flush([_Part(table, rows, to_frame(table, data))]) is not None
+        return self._flush([_Part(table, to_encoded(table, [one.row]))]) is not None
 
     def _without_refused(
         self, parts: list[_Part], error: QuestDBError
@@ -351,18 +350,17 @@ class QuestDbBackend:
         match = _LINE.search(str(error))
         assert match is not None
         index = int(match[1]) - 1
-        for number, (table, rows, _frame) in enumerate(parts):
-            if 0 <= index < len(rows):
-                rest = rows[:index] + rows[index + 1 :]
-                refused = RejectedRow(table.name, rows[index], _reason(error))
-                data, rest, _ = fitting_rows(table, rest)
-                fresh = [_Part(table, rest, to_frame(table, data))] if rest else []
+        for number, (table, data) in enumerate(parts):
+            if 0 <= index < data.num_rows:
+                rest = joined([data.slice(0, index), data.slice(index + 1)])
+                refused = RejectedRow(table.name, row_of(table, data, index), _reason(error))
+                fresh = [_Part(table, rest)] if rest.num_rows else []
                 return refused, parts[:number] + fresh + parts[number + 1 :]
-            index -= len(rows)
+            index -= data.num_rows
         raise self._unavailable(error) from error
 
     def _forget(self) -> None:
-        self._waiting, self._row_count = {}, 0
+        self._waiting, self._row_count, self._unfit = {}, 0, []
 
     # --- position ---------------------------------------------------------------------------------
 
