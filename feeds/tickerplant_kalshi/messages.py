@@ -26,14 +26,13 @@ class SnapshotBody(msgspec.Struct, gc=False, frozen=True):
 
 
 class DeltaBody(msgspec.Struct, gc=False, frozen=True):
-    """`orderbook_delta.msg`: `delta_fp` is a signed change. `ts` is a deprecated RFC 3339 twin of `ts_ms`."""
+    """`orderbook_delta.msg`: `delta_fp` is a signed change. `ts`, the deprecated twin of `ts_ms`: `delta_ts`."""
 
     market_ticker: str
     price_dollars: str
     delta_fp: str
     side: BookSide
     ts_ms: Milliseconds = 0
-    ts: str | int | None = None
 
 
 class TickerBody(msgspec.Struct, gc=False, frozen=True):
@@ -274,6 +273,18 @@ class MarketTickerOnly(msgspec.Struct, frozen=True):
     market_ticker: str = ""
 
 
+class TimeTextBody(msgspec.Struct, frozen=True):
+    """`msg.ts` alone."""
+
+    ts: str | int | None = None
+
+
+class TimeTextFrame(msgspec.Struct, frozen=True):
+    """A frame of which only `msg.ts` matters."""
+
+    msg: TimeTextBody
+
+
 class SubscriptionListing(msgspec.Struct, frozen=True):
     """One row of the reply to `list_subscriptions`."""
 
@@ -284,6 +295,7 @@ class SubscriptionListing(msgspec.Struct, frozen=True):
 FRAME_DECODER = msgspec.json.Decoder(Frame)
 ENVELOPE_DECODER = msgspec.json.Decoder(FrameEnvelope)
 MARKET_TICKER_DECODER = msgspec.json.Decoder(MarketTickerOnly)
+TIME_TEXT_DECODER = msgspec.json.Decoder(TimeTextFrame)
 LISTING_DECODER = msgspec.json.Decoder(list[SubscriptionListing])
 
 
@@ -332,3 +344,11 @@ def obsolete_fields(body: bytes | msgspec.Raw) -> list[str]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return []
     return sorted(OBSOLETE_FIELDS.intersection(keys))
+
+
+def delta_ts(frame: bytes) -> str | int | None:
+    """`msg.ts` of a decodable `orderbook_delta`: read only where `ts_ms` is missing, because it costs every frame."""
+    try:
+        return TIME_TEXT_DECODER.decode(frame).msg.ts
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None

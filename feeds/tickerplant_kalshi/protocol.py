@@ -38,6 +38,7 @@ from tickerplant_kalshi.messages import (
     OrderbookSnapshot,
     TickerFrame,
     TradeFrame,
+    delta_ts,
     obsolete_fields,
 )
 from tickerplant_kalshi.normalise import MILLISECOND_NS, Normaliser, event_time_ns
@@ -152,7 +153,7 @@ class FeedConnection:
             except FixedPointError:
                 self._unusable_for(entry)
                 continue
-            ts_event_ns = body.ts_ms * MILLISECOND_NS or event_time_ns(0, body.ts)
+            ts_event_ns = body.ts_ms * MILLISECOND_NS or event_time_ns(0, delta_ts(data))
             if not apply_delta(entry, side, price_e4, delta_e2, ts_event_ns):
                 plant.unsettled = True
                 self.counters.contradicting_deltas += 1

@@ -60,6 +60,22 @@ def test_frames_in_order_are_applied(bed):
     assert bed.counters.sequence_gaps == 0
 
 
+@pytest.mark.parametrize(
+    ("times", "expected_ns"),
+    [
+        ({"ts_ms": 1_795_197_851_207, "ts": 5}, 1_795_197_851_207_000_000),
+        ({"ts": "2026-11-20T18:04:11.207123Z"}, 1_795_197_851_207_123_000),
+        ({"ts": 1_795_197_851}, 1_795_197_851_000_000_000),
+        ({"ts": ["neither"]}, 0),
+        ({}, 0),
+    ],
+)
+def test_the_time_of_a_delta_is_ts_ms_or_else_the_deprecated_ts(bed, times, expected_ns):
+    (update,) = (m for m in bed.feed(delta(3, "A", **times)) if isinstance(m, LevelUpdate))
+    assert update.ts_event_ns == expected_ns
+    assert bed.state("A") == "LIVE"
+
+
 def test_a_hole_makes_every_book_of_the_sid_stale(bed):
     """And asks for snapshots of all; deltas are dropped until they come."""
     messages = bed.feed(delta(4, "A"))

@@ -80,13 +80,25 @@ async def test_fragments_are_put_together_even_with_a_ping_between() -> None:
 
 @on_uvloop
 async def test_binary_frames_are_counted_and_skipped() -> None:
-    script = write(framed(trade(1), Opcode.BINARY), framed(trade(1)))
+    script = write(framed(b"\x00" * 125, Opcode.BINARY), framed(trade(1)))
     async with exchange(script) as server:
         shell = Shell(server.url)
         async with running(shell) as task:
             await until(lambda: shell.plant.trades == 1, task)
         assert shell.session.counters.binary_frames == 1
         assert shell.counters.frames == 2
+        assert shell.counters.connections_opened == 1
+
+
+@on_uvloop
+async def test_a_binary_frame_too_long_for_a_control_frame_counts_as_unreadable() -> None:
+    script = write(framed(b"\x00" * 126, Opcode.BINARY), framed(trade(1)))
+    async with exchange(script) as server:
+        shell = Shell(server.url)
+        async with running(shell) as task:
+            await until(lambda: shell.plant.trades == 1, task)
+        assert shell.counters.unreadable_frames == 1
+        assert shell.counters.frames == 3
         assert shell.counters.connections_opened == 1
 
 

@@ -18,6 +18,8 @@ from tickerplant.limits import BODY_MAX_BYTES, HEARTBEAT_AFTER_DATA_NS, HEARTBEA
 
 Datagram = tuple[int, bytes]
 """(stream, datagram)"""
+MessageRow = tuple[object, ...]
+"""A message as the tuple that it encodes to: its tag, then every field in order."""
 
 _FIRST_GUESS = 16
 
@@ -44,7 +46,7 @@ class StreamPackets:
 
     def __init__(self, stream: Stream) -> None:
         self.stream = int(stream)
-        self.messages: list[AnyMessage] = []
+        self.messages: list[AnyMessage | MessageRow] = []
         self.closed: list[tuple[int, int, bytes]] = []
         self.next_seq = 1
         self.datagrams_sent = 0
