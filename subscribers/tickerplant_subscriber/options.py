@@ -43,6 +43,7 @@ class NetworkOptions(TypedDict, total=False):
     replay_window_ms: int
     accept_replay: bool
     recovery: Collection[str]
+    busy_poll: bool
 
 
 class ReceiverOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +76,9 @@ class ReceiverOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Take a recording that is played onto the groups (`tickerplant replay --publish`) as if it were live."""
     recovery: Collection[str] = (RECOVERY_ADDRESS,)
     """Where recovery listens, as host:port; several of the same plant are tried in turn. Empty: do without."""
+    busy_poll: bool = False
+    """Never sleep: look for datagrams over and over, so that none waits for a core to wake up. Takes the whole of a
+    core, which the process should have to itself; timers, recovery and signals are served as ever."""
 
     def __post_init__(self) -> None:
         """Checks every value."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from tickerplant.busy_poll import BusyPoll
 from tickerplant.core.messages import Stream
 from tickerplant.errors import CredentialsError
 from tickerplant.key_file import KeyFile, is_readable_by_all
@@ -99,6 +100,7 @@ class Receiver:
         self._drops_read_ns = 0
         self._link: RecoveryLink | None = None
         self._is_paused = False
+        self._busy_poll = BusyPoll()
 
     def open(self, client: RecoveryClient | None = None) -> None:
         """Joins the groups. Raises `NetworkSetupError`, with nothing left open."""
@@ -144,6 +146,8 @@ class Receiver:
         for group_socket in self._sockets:
             self._loop.add_reader(group_socket.socket, self._on_readable, group_socket)
         self._keep_house()
+        if self._options.busy_poll:
+            self._busy_poll.start()
         if resume is not None:
             self._guard(lambda now_ns: arbiter.resume(resume, now_ns))
 
@@ -157,6 +161,7 @@ class Receiver:
         if self._is_paused or self._loop is None:
             return
         self._is_paused = True
+        self._busy_poll.stop()
         for group_socket in self._sockets:
             self._loop.remove_reader(group_socket.socket)
         if self._link is not None:
@@ -170,6 +175,8 @@ class Receiver:
         if not self._is_paused or self._loop is None:
             return
         self._is_paused = False
+        if self._options.busy_poll:
+            self._busy_poll.start()
         for group_socket in self._sockets:
             self._loop.add_reader(group_socket.socket, self._on_readable, group_socket)
         if self._link is not None:
@@ -180,6 +187,7 @@ class Receiver:
 
     def close(self) -> None:
         """Leaves the groups; may be called twice."""
+        self._busy_poll.stop()
         for timer in (self._timer, self._housekeeping):
             if timer is not None:
                 timer.cancel()

@@ -5,8 +5,8 @@ import time
 
 from plant_in_process import Place, daemon_of, exchange, running, settled, until
 
+from tickerplant.busy_poll import BusyPoll
 from tickerplant.config import ProcessorConfig
-from tickerplant.runtime.busy_poll import BusyPoll
 
 _SECONDS = 0.1
 

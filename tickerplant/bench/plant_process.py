@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tickerplant.bench.in_process import assert_books_equal, build_feed
 from tickerplant.bench.load import ReferenceLoad
 from tickerplant.bench.processes import BenchConfig, answer, commands, percentiles, start_child
+from tickerplant.busy_poll import BusyPoll
 from tickerplant.config import PublishConfig
-from tickerplant.runtime.busy_poll import BusyPoll
 from tickerplant.runtime.daemon import GC_THRESHOLDS
 from tickerplant.runtime.outlet import Outlet
 from tickerplant.runtime.publisher import open_publisher

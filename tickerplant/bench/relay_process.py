@@ -17,10 +17,10 @@ import uvloop
 from picows import WSFrame, WSListener, WSTransport, ws_connect
 
 from tickerplant.bench.processes import BenchConfig, answer, commands, percentiles, start_child
+from tickerplant.busy_poll import BusyPoll
 from tickerplant.config import PublishConfig
 from tickerplant.core.messages import Stream
 from tickerplant.limits import DATAGRAM_MAX_BYTES
-from tickerplant.runtime.busy_poll import BusyPoll
 from tickerplant.runtime.publisher import open_publisher
 
 _STAMP = struct.Struct("<Q")

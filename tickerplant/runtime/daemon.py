@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tickerplant import __version__
+from tickerplant.busy_poll import BusyPoll
 from tickerplant.config import Config
 from tickerplant.core.messages import FeedPhase
 from tickerplant.core.packets import Datagram
 from tickerplant.limits import LOOK_UPS_AT_ONCE, SESSION_LISTEN_NS
-from tickerplant.runtime.busy_poll import BusyPoll
 from tickerplant.runtime.clock import ClockOffset, require_clock
 from tickerplant.runtime.companions import Companions
 from tickerplant.runtime.datagram_keys import DatagramKeys

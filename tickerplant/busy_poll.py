@@ -1,4 +1,7 @@
-"""An event loop that never sleeps, for a plant with a core of its own: no frame waits for a core to wake up."""
+"""An event loop that never sleeps, for a process with a core of its own: nothing that arrives waits for it to wake up.
+
+Of the plant and of a subscriber alike.
+"""
 
 import asyncio
 
