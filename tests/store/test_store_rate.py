@@ -2,7 +2,8 @@
 
 import pytest
 
-from tickerplant.bench.store_rate import Feed, lags_ms
+from tickerplant.bench.store_load import Feed
+from tickerplant.bench.store_rate import lags_ms, report
 from tickerplant.core.rows import RowMapper
 from tickerplant.errors import StoreError
 from tickerplant.runtime.logreader import LogReader
@@ -41,3 +42,16 @@ def test_the_load_is_a_plant_s(tmp_path) -> None:
     state = books_at(tmp_path, position)
     assert state.mismatches == state.holes == 0
     assert sum(market.book.level_count for market in state.markets.values()) > 500
+
+
+def test_a_missed_budget_is_told():
+    fast = {"rows_per_s": 200_000.0, "us_per_row": 3.0}
+    results = {
+        "client": fast,
+        "store": fast,
+        "store_without_books": {**fast, "rows_per_s": 149_000.0},
+        "messages_per_s": 10_000,
+        "lag_ms": {"p50": 60.0, "p99": 251.0},
+    }
+    assert [row.met for row in report(results)] == [None, True, False, False]
+    assert report(results)[2].value.endswith("0.74x the client")
