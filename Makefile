@@ -7,7 +7,7 @@ ARGS ?=
 # Processes that the tests are divided among, whole files to each; 0: all in one. Many tests wait most of the time.
 JOBS ?= 3
 
-.PHONY: help install demo test lint types bench soak network fuzz seeds million storebench questdb clean
+.PHONY: help install demo test lint types bench soak network fuzz seeds million storebench querybench questdb clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -57,6 +57,9 @@ fuzz: $(VENV)/.installed ## a million frames, datagrams and requests each of gar
 
 storebench: $(VENV)/.installed ## rows a second into a real QuestDB, and the time from datagram to queryable row
 	@$(BIN)/python -m tickerplant.bench.store_rate $(ARGS)
+
+querybench: $(VENV)/.installed ## how long questions to a real QuestDB with twelve million rows take
+	@$(BIN)/python -m tickerplant.bench.query_times $(ARGS)
 
 million: $(VENV)/.installed ## a million messages into a real QuestDB, then compared; ARGS="--server-kills 3 --store-kills 2"
 	@$(BIN)/python tests/store/million.py $(ARGS)

@@ -31,7 +31,14 @@ from tickerplant.store import book_history
 from tickerplant.store.arrow_tables import conform
 from tickerplant.store.book_history import BookAt, last_row
 from tickerplant.store.open_source import open_archive, open_source
-from tickerplant.store.source import OHLC_SCHEMA, PERIODS_S, Source, Span, text_literal
+from tickerplant.store.source import (
+    OHLC_SCHEMA,
+    PERIODS_S,
+    Source,
+    Span,
+    in_row_order,
+    text_literal,
+)
 from tickerplant.times import parse_time_ns
 
 Time = int | str | datetime
@@ -136,8 +143,8 @@ class History:
         self, table: Table, ticker: Tickers, start: Time | None, end: Time | None
     ) -> pa.Table:
         sql, span = self._select(table, ", ".join(table.column_names), ticker, start, end)
-        answer = self.source.query(f"{sql} ORDER BY {table.time}, session, seq", span)
-        return conform(table, answer)
+        answer = self.source.query(f"{sql} ORDER BY {table.time}", span)
+        return in_row_order(table, conform(table, answer))
 
     def _select(
         self,

@@ -2,6 +2,7 @@
 
 import json
 import random
+import socket
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,9 +16,11 @@ from tickerplant.audit.findings import Findings
 from tickerplant.audit.store_audit import StoreAudit
 from tickerplant.cli import main
 from tickerplant.config import StoreConfig
+from tickerplant.core.tables import BBO
 from tickerplant.errors import CredentialsError, NoSuchBookError, StoreUnavailableError
 from tickerplant.runtime.logfolder import segment_names, store_position
 from tickerplant.runtime.logreader import LogReader
+from tickerplant.store import questdb_source
 from tickerplant.store.dead_letters import DeadLetters
 from tickerplant.store.duckdb_source import DuckDbSource
 from tickerplant.store.follower import LogFollower
@@ -27,6 +30,7 @@ from tickerplant.store.questdb_source import QuestDbSource
 from tickerplant.store.questdb_store import QuestDbBackend
 from tickerplant.store.schema_check import apply
 from tickerplant.store.service import CONSUMER
+from tickerplant.store.source import in_row_order
 
 TABLES = ("trades", "bbo", "orderbook_deltas", "tickers")
 MILLISECOND_NS = 1_000_000
@@ -140,15 +144,22 @@ def test_the_command_asks_the_server(day, questdb, capsys, tmp_path):
     words = ["SELECT * FROM orderbook_deltas", "--format", "parquet", "--output", str(path)]
     assert main(["sql", *words, *questdb.options]) == 0
     assert pq.read_table(path).num_rows == questdb.deltas().num_rows
-    for refused in ("SELECT * FROM nowhere", "DROP TABLE trades"):
+    for refused in (
+        "SELECT * FROM nowhere",
+        "DROP TABLE trades",
+        "SELECT 1; DROP TABLE trades",
+        "WITH t AS (SELECT 1) UPDATE trades SET seq = 0",
+    ):
         assert main(["sql", refused, *questdb.options]) == 1
         errors = capsys.readouterr().err
         assert errors.count("\n") == 1
     assert questdb.trades().num_rows
 
 
-def test_values_of_every_kind_and_none_come_as_they_are(questdb):
+@pytest.mark.parametrize("small_rows", [1_000, -1], ids=["in one request", "as a large answer"])
+def test_values_of_every_kind_and_none_come_as_they_are(questdb, monkeypatch, small_rows):
     """Short texts, quotes, line breaks, empty and null, the largest integer, arrays, nanoseconds."""
+    monkeypatch.setattr(questdb_source, "SQL_SMALL_ROWS", small_rows)
     server = questdb.source.server
     server.execute(
         "CREATE TABLE kinds (ts TIMESTAMP_NS, s SYMBOL, v VARCHAR, l LONG, b BOOLEAN, a DOUBLE[][]) "
@@ -174,6 +185,26 @@ def test_values_of_every_kind_and_none_come_as_they_are(questdb):
     assert not questdb.sql("SELECT * FROM book_snapshots").num_rows
 
 
+def test_a_connection_that_the_server_has_closed_meanwhile_is_not_missed(questdb):
+    assert questdb.trades().num_rows
+    (kept,) = questdb.source._reader._idle
+    kept.sock.shutdown(socket.SHUT_RDWR)
+    assert questdb.trades().num_rows
+
+
+def test_rows_are_put_in_order_only_where_they_are_not(questdb):
+    rows = questdb.bbo()
+    assert in_row_order(BBO, rows) is rows
+    mixed = rows.take(random.Random(3).sample(range(rows.num_rows), rows.num_rows))
+    assert in_row_order(BBO, mixed) == rows
+    for count in (0, 1):
+        assert in_row_order(BBO, rows.slice(0, count)).num_rows == count
+    absent = rows.set_column(
+        rows.column_names.index("seq"), "seq", pa.nulls(rows.num_rows, pa.int64())
+    )
+    assert in_row_order(BBO, absent)["ts_recv"] == rows["ts_recv"]
+
+
 def test_the_audit_takes_the_server_in(day, questdb):
     """Every row of the log is there; a value changed by hand is named."""
     log = day.state / "ticklog"
@@ -191,7 +222,9 @@ def test_the_audit_takes_the_server_in(day, questdb):
 
     def audit():
         findings = Findings(first.session)
-        figures = StoreAudit(findings, log, first, open_questdb(config, log)).run()
+        store = open_questdb(config, log)
+        figures = StoreAudit(findings, log, first, store).run()
+        store.source.close()
         return findings.kept, figures
 
     findings, figures = audit()

@@ -15,6 +15,10 @@ QUESTDB_CONVERT_TIMEOUT_S = 600.0
 """Until the server has turned a day into Parquet; then archiving ends with exit code 75."""
 RESTORE_BATCH_ROWS = 50_000
 """Rows sent to QuestDB in one request when a day is restored."""
+QUESTDB_KEPT_CONNECTIONS = 2
+"""Idle connections that one who asks QuestDB keeps; further ones are closed after their answer."""
+SQL_SMALL_ROWS = 250
+"""Rows of an answer that QuestDB gives in one request; the rest of a larger one is asked for in another."""
 QUESTDB_ANSWER_MAX_BYTES = 64 * 1024**2
 """A longer answer to such a statement is cut, and so refused."""
 SECRET_MAX_BYTES = 4_096

@@ -1,14 +1,15 @@
 """SQL over QuestDB's HTTP interface: for the schema, for questions, and for what the ILP client does not tell.
 
-Blocking, one connection for each statement.
+Blocking, one connection for each statement, unless `QuestDbHttp.reader` was asked for one that keeps them.
 """
 
 import base64
+import copy
 import http.client
 import json
 import ssl
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, Self
 from urllib.parse import urlencode
 
 from tickerplant.errors import CredentialsError, StoreError, StoreUnavailableError
@@ -17,6 +18,7 @@ from tickerplant.limits import (
     PARQUET_ROW_GROUP_ROWS,
     QUESTDB_ANSWER_MAX_BYTES,
     QUESTDB_EXPORT_TIMEOUT_S,
+    QUESTDB_KEPT_CONNECTIONS,
     QUESTDB_REQUEST_TIMEOUT_S,
     SECRET_MAX_BYTES,
 )
@@ -29,6 +31,14 @@ _EXPORT_OPTIONS = {
     "compression_codec": "SNAPPY",
     "row_group_size": str(PARQUET_ROW_GROUP_ROWS),
 }
+
+
+class AnswerColumn(NamedTuple):
+    """A column of an answer, its type in QuestDB's words, and the dimensions of an array."""
+
+    name: str
+    type: str
+    dimensions: int
 
 
 class Login(NamedTuple):
@@ -93,7 +103,22 @@ class QuestDbHttp:
             host, port = self._options["addr"], str(DEFAULT_PORT)
         self._host, self._port = host, int(port)
         self._login = login or Login()
+        self._idle: list[http.client.HTTPConnection] | None = None
         self.address = f"{protocol}://{self._host}:{self._port}"
+
+    def reader(self) -> Self:
+        """The same server for questions alone, over connections that are used again: `close` it.
+
+        Nothing that must not be done twice may be asked of it: what a connection breaks under is asked once more.
+        """
+        reader = copy.copy(self)
+        reader._idle = []  # of this class
+        return reader
+
+    def close(self) -> None:
+        """Close the connections that were kept; harmless the second time."""
+        while self._idle:
+            self._idle.pop().close()
 
     def execute(self, sql: str, timeout_s: float = QUESTDB_REQUEST_TIMEOUT_S) -> list[list[Any]]:
         """Run a statement; the rows of its answer, if it has any.
@@ -148,31 +173,33 @@ class QuestDbHttp:
 
         Raises as `execute`, and `OSError` of `output`.
         """
-        connection = self._connection(QUESTDB_EXPORT_TIMEOUT_S)
+        path = f"/exp?{urlencode({'query': sql})}"
+        connection, response = self._ask(path, QUESTDB_EXPORT_TIMEOUT_S)
+        is_whole = False
         try:
-            try:
-                connection.request(
-                    "GET", f"/exp?{urlencode({'query': sql})}", headers=self._login.header()
-                )
-                response = connection.getresponse()
-                if response.status != http.HTTPStatus.OK:
-                    body = response.read(QUESTDB_ANSWER_MAX_BYTES)
-                    raise self._refusal(response.status, body, sql)
-            except (OSError, http.client.HTTPException) as error:
-                raise self._unreachable(error) from error
+            if response.status != http.HTTPStatus.OK:
+                raise self._refusal(response.status, self._read(response), sql)
             while chunk := self._read(response):
                 output.write(chunk)
+            is_whole = True
         finally:
-            connection.close()
+            self._let_go(connection, is_whole=is_whole)
 
-    def types_of(self, sql: str) -> list[tuple[str, str, int]]:
-        """(name, type, dimensions of an array) of each column of the answer to a SELECT. Raises as `execute`."""
-        path = f"/exec?{urlencode({'query': sql, 'limit': '0'})}"
-        status, body = self._request(path, QUESTDB_REQUEST_TIMEOUT_S)
+    def types_of(self, sql: str) -> list[AnswerColumn]:
+        """The columns of the answer to a SELECT. Raises as `execute`."""
+        return self.first_rows(sql, 0)[0]
+
+    def first_rows(self, sql: str, count: int) -> tuple[list[AnswerColumn], list[list[Any]]]:
+        """The columns and the first rows, at most `count`, of the answer to a SELECT. Raises as `execute`."""
+        path = f"/exec?{urlencode({'query': sql, 'limit': count})}"
+        status, body = self._request(path, QUESTDB_EXPORT_TIMEOUT_S)
         if status != http.HTTPStatus.OK:
             raise self._refusal(status, body, sql)
-        columns = json.loads(body)["columns"]
-        return [(one["name"], one["type"], one.get("dim", 0)) for one in columns]
+        answer = json.loads(body)
+        columns = [
+            AnswerColumn(one["name"], one["type"], one.get("dim", 0)) for one in answer["columns"]
+        ]
+        return columns, answer["dataset"]
 
     def _refusal(self, status: int, body: bytes, sql: str) -> StoreError | CredentialsError:
         if status in _UNAUTHORIZED:
@@ -202,17 +229,40 @@ class QuestDbHttp:
         )
 
     def _request(self, path: str, timeout_s: float) -> tuple[int, bytes]:
-        connection = self._connection(timeout_s)
+        connection, response = self._ask(path, timeout_s)
+        is_whole = False
         try:
-            connection.request("GET", path, headers=self._login.header())
-            response = connection.getresponse()
-            return response.status, response.read(QUESTDB_ANSWER_MAX_BYTES)
+            body = response.read(QUESTDB_ANSWER_MAX_BYTES)
+            is_whole = response.isclosed() and response.status == http.HTTPStatus.OK
         except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise StoreUnavailableError(
-                f"QuestDB {self.address}: {reason}: start the server, or correct store.conf"
-            ) from error
+            raise self._unreachable(error) from error
         finally:
+            self._let_go(connection, is_whole=is_whole)
+        return response.status, body
+
+    def _ask(
+        self, path: str, timeout_s: float
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        """The answer begins; `_let_go` of the connection when it was read."""
+        while True:
+            is_used = bool(self._idle)
+            connection = self._idle.pop() if self._idle else self._connection(timeout_s)
+            try:
+                if connection.sock is not None:
+                    connection.sock.settimeout(timeout_s)
+                connection.request("GET", path, headers=self._login.header())
+                return connection, connection.getresponse()
+            except (OSError, http.client.HTTPException) as error:
+                connection.close()
+                # The server may have closed it meanwhile.
+                if not is_used or isinstance(error, TimeoutError):
+                    raise self._unreachable(error) from error
+
+    def _let_go(self, connection: http.client.HTTPConnection, *, is_whole: bool) -> None:
+        """Keep the connection if its answer was read to the end, and connections are kept."""
+        if is_whole and self._idle is not None and len(self._idle) < QUESTDB_KEPT_CONNECTIONS:
+            self._idle.append(connection)
+        else:
             connection.close()
 
     def _connection(self, timeout_s: float) -> http.client.HTTPConnection:

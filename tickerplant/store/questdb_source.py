@@ -1,12 +1,14 @@
-"""SQL over a QuestDB server: answers come as CSV over HTTP and become Arrow with the types that the server tells.
+"""SQL over a QuestDB server: answers become Arrow with the types that the server tells.
 
-CSV and not the server's Parquet, which is faster and, in QuestDB 9.3.4, silently lacks values (see `questdb_archive`).
+A small one comes as JSON in one request, a large one as CSV. Not as the server's Parquet, which in QuestDB 9.3.4
+silently lacks values (see `questdb_archive`), and is hardly faster.
 """
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from typing import IO
+from typing import IO, Any
 
 import duckdb
 import pyarrow as pa
@@ -14,10 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from tickerplant.errors import StoreError, StoreUnavailableError
-from tickerplant.limits import SQL_CSV_BLOCK_BYTES
+from tickerplant.limits import SQL_CSV_BLOCK_BYTES, SQL_SMALL_ROWS
 from tickerplant.store.answers import instant_text
 from tickerplant.store.duckdb_source import refused
-from tickerplant.store.questdb_http import QuestDbHttp
+from tickerplant.store.questdb_http import AnswerColumn, QuestDbHttp
 from tickerplant.store.source import OHLC_SQL, Span
 
 _TRADES = "trades_asked_for"
@@ -31,12 +33,19 @@ _TYPES: Mapping[str, pa.DataType] = {
 """Of columns by their type in the server; others are text."""
 
 
+_TEXTS = ("SYMBOL", "VARCHAR", "STRING")
+"""Types that are text in JSON as in CSV."""
+_SELECT = re.compile(r"\s*SELECT\b[^;]*", re.IGNORECASE)
+"""What can only read. Anything else goes to the export, which takes nothing but questions."""
+
+
 class QuestDbSource:
-    """Asks `server`; see `source.Source`. It only reads: the server's export takes nothing but SELECT."""
+    """Asks `server`; see `source.Source`. It only reads."""
 
     def __init__(self, server: QuestDbHttp) -> None:
         """Opens nothing yet."""
         self.server = server
+        self._reader = server.reader()
 
     def time_literal(self, time_ns: int) -> str:
         """A time as SQL."""
@@ -47,16 +56,25 @@ class QuestDbSource:
         return self.stream(sql).read_all()
 
     def stream(self, sql: str) -> pa.RecordBatchReader:
-        """The answer bit by bit, from a file that goes with the reader."""
+        """The answer bit by bit; a large one from a file that goes with the reader."""
+        columns = None
+        if _SELECT.fullmatch(sql):
+            columns, rows = self._reader.first_rows(sql, SQL_SMALL_ROWS + 1)
+            if len(rows) <= SQL_SMALL_ROWS and all(map(_is_plain, columns)):
+                batch = _from_json(columns, rows)
+                return pa.RecordBatchReader.from_batches(batch.schema, [batch])
+        return self._stream_csv(sql, columns)
+
+    def _stream_csv(self, sql: str, columns: list[AnswerColumn] | None) -> pa.RecordBatchReader:
         file = tempfile.TemporaryFile(prefix="tickerplant-")  # noqa: SIM115  # read after this returns
         try:
             self._fetch(sql, file)
-            columns = self.server.types_of(sql)
+            columns = columns or self._reader.types_of(sql)
             reader = self._open(file, columns)
         except BaseException:
             file.close()
             raise
-        schema = pa.schema([(name, _type_of(kind, dims)) for name, kind, dims in columns])
+        schema = _schema_of(columns)
         return pa.RecordBatchReader.from_batches(schema, self._batches(reader, file, schema))
 
     def ohlc(self, rows_sql: str, period_ns: int, span: Span) -> pa.Table:
@@ -73,21 +91,20 @@ class QuestDbSource:
                 raise refused(error) from error
 
     def close(self) -> None:
-        """Nothing stays open."""
+        """Close its connections."""
+        self._reader.close()
 
     def _fetch(self, sql: str, file: IO[bytes]) -> None:
         try:
-            self.server.export_csv(sql, file)
+            self._reader.export_csv(sql, file)
         except OSError as error:
             raise StoreError(
                 f"{tempfile.gettempdir()}: {error.strerror or error}: free some space for the answer, or set TMPDIR"
             ) from error
         file.seek(0)
 
-    def _open(
-        self, file: IO[bytes], columns: list[tuple[str, str, int]]
-    ) -> pa_csv.CSVStreamingReader:
-        types = {name: _TYPES.get(kind, pa.string()) for name, kind, _ in columns}
+    def _open(self, file: IO[bytes], columns: list[AnswerColumn]) -> pa_csv.CSVStreamingReader:
+        types = {one.name: _TYPES.get(one.type, pa.string()) for one in columns}
         try:
             return pa_csv.open_csv(
                 file,
@@ -121,6 +138,27 @@ class QuestDbSource:
         return StoreUnavailableError(
             f"QuestDB {self.server.address}: its answer cannot be read ({str(error)[:100]}): ask again"
         )
+
+
+def _schema_of(columns: list[AnswerColumn]) -> pa.Schema:
+    return pa.schema([(one.name, _type_of(one.type, one.dimensions)) for one in columns])
+
+
+def _is_plain(column: AnswerColumn) -> bool:
+    """Whether its values are the same in JSON as in CSV."""
+    return column.type in _TYPES or column.type in (*_TEXTS, "ARRAY")
+
+
+def _from_json(columns: list[AnswerColumn], rows: list[list[Any]]) -> pa.RecordBatch:
+    schema = _schema_of(columns)
+    values = zip(*rows, strict=True) if rows else [()] * len(schema)
+    arrays = [
+        pa.array(column, pa.string()).cast(field.type)
+        if pa.types.is_timestamp(field.type)
+        else pa.array(column, field.type)
+        for column, field in zip(values, schema, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _type_of(kind: str, dimensions: int) -> pa.DataType:

@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Protocol
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from tickerplant.core.tables import Table
 from tickerplant.store.arrow_tables import day_of_ns
 
 OHLC_SQL = """\
@@ -76,3 +79,19 @@ class Source(Protocol):
 def text_literal(text: str) -> str:
     """A text as SQL."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def in_row_order(table: Table, data: pa.Table) -> pa.Table:
+    """Rows in the order of the table's time, session and seq, those without the latter two last.
+
+    A database that keeps them so need not sort them for it: mostly they are in order, and that is seen at once.
+    """
+    names = (table.time, "session", "seq")
+    if not any(data[name].null_count for name in names):
+        is_ordered = np.ones(max(data.num_rows - 1, 0), bool)
+        for name in reversed(names):
+            steps = np.diff(data[name].cast(pa.int64()).to_numpy())
+            is_ordered = (steps > 0) | ((steps == 0) & is_ordered)
+        if is_ordered.all():
+            return data
+    return data.take(pc.sort_indices(data, sort_keys=[(name, "ascending") for name in names]))
