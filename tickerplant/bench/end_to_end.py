@@ -1,8 +1,9 @@
 """Real WebSocket to real multicast to a subscriber: load sender, plant and subscriber as three processes.
 
-The plant has a core of its own and, where latencies are measured, does not sleep on it (`[processor] busy_poll`);
-sender and subscriber share the next one. Before and after each saturated run the
-plant's process parses frames with `json.loads`, which is the reference of the ratio.
+Two arrangements on two cores, because each latency is to be measured of a process with a core of its own, on which it
+does not sleep: in one the plant has it (`[processor] busy_poll`), sender and subscriber share the other; in the other
+the subscriber has it (`run(..., busy_poll=True)`) and sender and plant share. Throughput is measured in the first; the
+plant's process parses frames with `json.loads` in between, which is the reference of the ratio.
 """
 
 import random
@@ -11,7 +12,7 @@ import statistics
 import time
 from contextlib import AsyncExitStack
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -21,12 +22,28 @@ PLANT_CORE = 0
 OTHER_CORE = 1
 
 
+class Arrangement(NamedTuple):
+    """On which core each process runs; `subscriber_spins` is where the subscriber never sleeps."""
+
+    plant: int
+    sender: int
+    subscriber: int
+    subscriber_spins: bool
+
+
+PLANT_ALONE = Arrangement(PLANT_CORE, OTHER_CORE, OTHER_CORE, subscriber_spins=False)
+SUBSCRIBER_ALONE = Arrangement(PLANT_CORE, PLANT_CORE, OTHER_CORE, subscriber_spins=True)
+
+
 class EndToEnd:
     """One set of processes and the measurements on it."""
 
-    def __init__(self, markets: int, seed: int = 1) -> None:
+    def __init__(
+        self, markets: int, seed: int = 1, *, arrangement: Arrangement = PLANT_ALONE
+    ) -> None:
         self._markets = markets
         self._seed = seed
+        self._arrangement = arrangement
         self._sender: ChildProcess
         self._plant: ChildProcess
         self._subscriber: ChildProcess
@@ -38,16 +55,20 @@ class EndToEnd:
         offset_ns = time.time_ns() - time.monotonic_ns()
         port = free_port()
 
-        def config(core: int, url: str = "") -> BenchConfig:
-            return BenchConfig(self._markets, self._seed, group, port, offset_ns, core, url, folder)
+        def config(core: int, url: str = "", *, busy_poll: bool = False) -> BenchConfig:
+            return BenchConfig(
+                self._markets, self._seed, group, port, offset_ns, core, url, folder, busy_poll
+            )
 
+        cores = self._arrangement
         enter = resources.enter_async_context
-        self._sender = await enter(ChildProcess("sender", config(OTHER_CORE)))
-        self._subscriber = await enter(ChildProcess("subscriber_process", config(OTHER_CORE)))
+        self._sender = await enter(ChildProcess("sender", config(cores.sender)))
+        subscriber = config(cores.subscriber, busy_poll=cores.subscriber_spins)
+        self._subscriber = await enter(ChildProcess("subscriber_process", subscriber))
         await self._subscriber.read()
         sender_port = (await self._sender.read())["port"]
         url = f"ws://127.0.0.1:{sender_port}/trade-api/ws/v2"
-        self._plant = await enter(ChildProcess("plant_process", config(PLANT_CORE, url)))
+        self._plant = await enter(ChildProcess("plant_process", config(cores.plant, url)))
         await self._plant.read()
 
     async def saturate(self, *, runs: int, frames: int) -> dict[str, Any]:
@@ -56,7 +77,8 @@ class EndToEnd:
         Everything published goes into the tick log, but for as many runs more, beside which its cost is seen.
 
         Rates and reference are per second of the plant's CPU time: sender and subscriber share a core on a small
-        machine, and where they are the slower ones the plant waits for them.
+        machine, and where they are the slower ones the plant waits for them. "ratio" is to the reference in turns
+        with the plant, "ratio_alone" to one between the runs, while nothing else runs on the machine.
         """
         references = [await self._reference()]
         results: list[dict[str, Any]] = []
@@ -68,14 +90,18 @@ class EndToEnd:
             if log:
                 references.append(await self._reference())
         rates = [result["frames_per_cpu_s"] for result in results]
-        ratios = [
+        alone = [
             rate * 2 / (before + after)
             for rate, before, after in zip(rates, references[:-1], references[1:], strict=True)
         ]
         return {
-            "ratio": statistics.median(ratios),
+            "ratio": statistics.median(
+                one["frames_per_cpu_s"] / one["reference_per_s"] for one in results
+            ),
+            "ratio_alone": statistics.median(alone),
             "frames_per_s": statistics.median(rates),
-            "reference_per_s": statistics.median(references),
+            "reference_per_s": statistics.median(one["reference_per_s"] for one in results),
+            "reference_alone_per_s": statistics.median(references),
             "busy": statistics.median(result["busy"] for result in results),
             "cpu_us_per_frame": statistics.median(r["cpu_us_per_frame"] for r in results),
             "log_cost": 1
@@ -92,7 +118,7 @@ class EndToEnd:
 
     async def _run_saturated(self, frames: int, *, log: bool) -> dict[str, Any]:
         await self._subscriber.ask(do="begin", sample=False)
-        await self._plant.ask(do="begin", log=log, busy_poll=False)
+        await self._plant.ask(do="begin", log=log, busy_poll=False, reference=True)
         await self._sender.ask(do="saturate", count=frames)
         plant = await self._plant.ask(do="finish", count=frames)
         subscriber = await self._subscriber.ask(do="finish", count=frames)
@@ -101,11 +127,12 @@ class EndToEnd:
     async def pace(self, *, per_second: int, seconds: float, busy_poll: bool) -> dict[str, Any]:
         """Latencies at a fixed rate: {"tick_to_wire_us", "wire_to_callback_us", "intended_us"} -> percentiles.
 
-        With `busy_poll` the plant uses the whole of its core, without it sleeps between frames.
+        With `busy_poll` the plant uses the whole of its core, without it sleeps between frames; whether the
+        subscriber sleeps is a matter of the arrangement.
         """
         count = int(per_second * seconds)
         await self._subscriber.ask(do="begin", sample=True)
-        await self._plant.ask(do="begin", log=True, busy_poll=busy_poll)
+        await self._plant.ask(do="begin", log=True, busy_poll=busy_poll, reference=False)
         times = await self._sender.ask(do="pace", per_second=per_second, seconds=seconds)
         await self._sender.read()
         plant = await self._plant.ask(do="finish", count=count)
@@ -133,20 +160,26 @@ def free_port() -> int:
         return port
 
 
-async def measure_floor(*, per_second: int, seconds: float) -> dict[str, Any]:
-    """Both latencies without a plant, on the same cores: {"tick_to_wire_us", "wire_to_callback_us"}."""
+async def measure_floor(
+    *, per_second: int, seconds: float, arrangement: Arrangement
+) -> dict[str, Any]:
+    """Both latencies without a plant, arranged alike: {"tick_to_wire_us", "wire_to_callback_us"}."""
     async with AsyncExitStack() as resources:
         enter = resources.enter_async_context
-        config = BenchConfig(1, 1, free_group(), free_port(), 0, OTHER_CORE)
+        folder = resources.enter_context(TemporaryDirectory(prefix="tickerplant-bench-"))
+        config = BenchConfig(
+            1, 1, free_group(), free_port(), 0, arrangement.sender, log_folder=folder
+        )
         sender = await enter(ChildProcess("sender", config))
-        receiver = await enter(ChildProcess("relay_process", config))
+        receiving = msgspec.structs.replace(config, core=arrangement.subscriber)
+        receiver = await enter(ChildProcess("relay_process", receiving))
         await receiver.read()
         url = f"ws://127.0.0.1:{(await sender.read())['port']}/trade-api/ws/v2"
-        relaying = msgspec.structs.replace(config, core=PLANT_CORE, url=url)
+        relaying = msgspec.structs.replace(config, core=arrangement.plant, url=url)
         relay = await enter(ChildProcess("relay_process", relaying))
         await relay.read()
-        await receiver.ask(do="begin", busy_poll=False)
-        await relay.ask(do="begin", busy_poll=True)
+        await receiver.ask(do="begin", busy_poll=arrangement.subscriber_spins)
+        await relay.ask(do="begin", busy_poll=not arrangement.subscriber_spins)
         await sender.ask(do="pace", per_second=per_second, seconds=seconds)
         await sender.read()
         return {
@@ -158,20 +191,30 @@ async def measure_floor(*, per_second: int, seconds: float) -> dict[str, Any]:
 async def measure_end_to_end(
     *, markets: int, runs: int, frames: int, per_second: int, seconds: float
 ) -> dict[str, Any]:
-    """All of it: {"saturated", "asleep", "paced", "floor", "books", "books_equal"}."""
+    """All of it: {"saturated", "asleep", "paced", "apart", "floor", "floor_apart", "books", "books_equal"}.
+
+    "asleep" is where all sleep between frames, "paced" where the plant never does, "apart" where the subscriber never
+    does, each on a core of its own; the floors are those of the last two.
+    """
+    rate: dict[str, Any] = {"per_second": per_second, "seconds": seconds}
     async with AsyncExitStack() as resources:
         bench = EndToEnd(markets)
         await bench.start(resources)
         saturated = await bench.saturate(runs=runs, frames=frames)
-        asleep = await bench.pace(per_second=per_second, seconds=seconds, busy_poll=False)
-        paced = await bench.pace(per_second=per_second, seconds=seconds, busy_poll=True)
+        asleep = await bench.pace(**rate, busy_poll=False)
+        paced = await bench.pace(**rate, busy_poll=True)
         books, equal = await bench.books_equal()
-    floor = await measure_floor(per_second=per_second, seconds=seconds)
+    async with AsyncExitStack() as resources:
+        bench = EndToEnd(markets, arrangement=SUBSCRIBER_ALONE)
+        await bench.start(resources)
+        apart = await bench.pace(**rate, busy_poll=False)
     return {
         "saturated": saturated,
         "asleep": asleep,
         "paced": paced,
-        "floor": floor,
+        "apart": apart,
+        "floor": await measure_floor(**rate, arrangement=PLANT_ALONE),
+        "floor_apart": await measure_floor(**rate, arrangement=SUBSCRIBER_ALONE),
         "books": books,
         "books_equal": equal,
     }

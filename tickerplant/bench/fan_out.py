@@ -54,7 +54,7 @@ async def _run(
     count = int(per_second * seconds)
     for receiver in receivers:
         await receiver.ask(do="begin", sample=False)
-    await plant.ask(do="begin", log=True, busy_poll=False)
+    await plant.ask(do="begin", log=True, busy_poll=False, reference=False)
     await sender.ask(do="pace", per_second=per_second, seconds=seconds)
     await sender.read()
     published = await plant.ask(do="finish", count=count)

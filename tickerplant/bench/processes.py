@@ -15,7 +15,10 @@ _LINE_MAX_BYTES = 64 * 1024 * 1024
 
 
 class BenchConfig(msgspec.Struct, frozen=True):
-    """What every process of one measurement knows; `clock_offset_ns` makes one clock of theirs."""
+    """What every process of one measurement knows; `clock_offset_ns` makes one clock of theirs.
+
+    `busy_poll` is of the subscriber: the plant is told with each run.
+    """
 
     markets: int
     seed: int
@@ -25,6 +28,7 @@ class BenchConfig(msgspec.Struct, frozen=True):
     core: int
     url: str = ""
     log_folder: str = ""
+    busy_poll: bool = False
 
 
 class ChildProcess:

@@ -1,11 +1,13 @@
 """The floor of the latencies (two processes): what this machine takes to pass a frame on without a plant.
 
-The relay takes the same frames from the same sender through the same WebSocket library and sends each payload to a
-multicast group as it is; the bare receiver reads it from there on the same event loop. No book, no packing, no
-arbiter: what is measured is the kernel, the event loop and how fast a sleeping core wakes up.
+The relay takes the same frames from the same sender through the same WebSocket library, appends each payload to a file
+and sends it to a multicast group as it is, for every fourth also one to the group of quotes before it: what the plant
+asks of the kernel for the same frames. The bare receiver reads both groups on the same event loop. No book, no
+packing, no arbiter: what is measured is the kernel, the event loop and how fast a sleeping core wakes up.
 """
 
 import asyncio
+import os
 import socket
 import struct
 import sys
@@ -16,63 +18,72 @@ import msgspec
 import uvloop
 from picows import WSFrame, WSListener, WSTransport, ws_connect
 
+from tickerplant.bench.load import BEST_SHARE
 from tickerplant.bench.processes import BenchConfig, answer, commands, percentiles, start_child
 from tickerplant.busy_poll import BusyPoll
 from tickerplant.config import PublishConfig
 from tickerplant.core.messages import Stream
 from tickerplant.limits import DATAGRAM_MAX_BYTES
 from tickerplant.runtime.publisher import open_publisher
+from tickerplant_subscriber.options import group_of
+from tickerplant_subscriber.sockets import open_group_socket
 
 _STAMP = struct.Struct("<Q")
 _POLL_S = 0.002
+_FRAMES_PER_QUOTE = round(1 / BEST_SHARE)
+_BUFFER_BYTES = 1024 * 1024
 
 
 class Relay(WSListener):
-    """Every frame becomes a datagram: when it was sent, and its payload."""
+    """Every frame becomes a datagram: when it was read, and its payload."""
 
     def __init__(self, config: BenchConfig) -> None:
         super().__init__()
         publish = PublishConfig(group_a=config.group, port=config.port)
         self.publisher = open_publisher(publish)
         self.samples_ns: list[int] = []
+        self._log = os.open(config.log_folder, os.O_WRONLY | os.O_TMPFILE)
+        self._frames = 0
         self._first_ns = 0
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """Pass it on at once; one sample for each read batch."""
         now_ns = time.monotonic_ns()
         self._first_ns = self._first_ns or now_ns
-        payload = frame.get_payload_as_bytes()
-        self.publisher.send([(Stream.DELTA.value, _STAMP.pack(now_ns) + payload)])
+        datagram = _STAMP.pack(now_ns) + frame.get_payload_as_bytes()
+        self._frames += 1
+        datagrams = [(Stream.DELTA.value, datagram)]
+        if not self._frames % _FRAMES_PER_QUOTE:
+            datagrams.insert(0, (Stream.BBO.value, datagram))
+        os.write(self._log, datagram)
+        self.publisher.send(datagrams)
         if frame.last_in_buffer:
             self.samples_ns.append(time.monotonic_ns() - self._first_ns)
             self._first_ns = 0
 
 
 class BareReceiver:
-    """Notes how long each datagram took from the relay's reading of the clock, which is right before its `send`."""
+    """Notes how long each delta took from the relay's reading of the clock, which is right before it is appended."""
 
     def __init__(self, config: BenchConfig) -> None:
-        group = socket.inet_aton(config.group)
-        # The groups of a line are consecutive, by stream number.
-        group = group[:3] + bytes((group[3] + Stream.DELTA - 1,))
         self.samples_ns: list[int] = []
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.bind((socket.inet_ntoa(group), config.port))
-        membership = group + socket.inet_aton("127.0.0.1")
-        self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
-        self._socket.setblocking(False)
-        asyncio.get_running_loop().add_reader(self._socket, self._drain)
+        loop = asyncio.get_running_loop()
+        for stream in (Stream.BBO, Stream.DELTA):
+            joined = open_group_socket(
+                group_of(config.group, stream), config.port, "127.0.0.1", "", _BUFFER_BYTES
+            )
+            loop.add_reader(joined, self._drain, joined, stream)
 
-    def _drain(self) -> None:
-        receive = self._socket.recv
+    def _drain(self, joined: socket.socket, stream: Stream) -> None:
+        receive = joined.recv
         while True:
             try:
                 datagram = receive(DATAGRAM_MAX_BYTES)
             except BlockingIOError:
                 return
-            (sent_ns,) = _STAMP.unpack_from(datagram)
-            self.samples_ns.append(time.monotonic_ns() - sent_ns)
+            if stream is Stream.DELTA:
+                (sent_ns,) = _STAMP.unpack_from(datagram)
+                self.samples_ns.append(time.monotonic_ns() - sent_ns)
 
 
 async def serve(config: BenchConfig) -> None:

@@ -65,7 +65,13 @@ async def serve(config: BenchConfig) -> None:
     """Runs until the parent closes our input."""
     meter = Meter(config)
     running = asyncio.create_task(
-        run_async(meter, group_a=config.group, port=config.port, recovery=())
+        run_async(
+            meter,
+            group_a=config.group,
+            port=config.port,
+            recovery=(),
+            busy_poll=config.busy_poll,
+        )
     )
     await asyncio.sleep(0)
     answer({"joined": True})
