@@ -15,19 +15,18 @@ from tickerplant.limits import (
     DATAGRAM_MAX_BYTES,
     DATAGRAMS_PER_DRAIN,
     DECISION_DELAY_MAX_NS,
-    KERNEL_DROPS_READ_INTERVAL_NS,
 )
 from tickerplant_subscriber.admission import Admission
 from tickerplant_subscriber.arbiter import Arbiter
+from tickerplant_subscriber.deadline_timer import DeadlineTimer
 from tickerplant_subscriber.events import Line
 from tickerplant_subscriber.options import ReceiverOptions, group_of
 from tickerplant_subscriber.position import Position
 from tickerplant_subscriber.recovery_client import RecoveryClient
 from tickerplant_subscriber.recovery_link import RecoveryLink
 from tickerplant_subscriber.sockets import (
-    inode_of,
+    kernel_drops_of,
     open_group_socket,
-    read_udp_drops,
     receive_buffer_of,
 )
 
@@ -60,7 +59,6 @@ class GroupSocket:
     line: Line
     stream: Stream
     socket: socket.socket
-    inode: int
     kernel_drops: int = 0
 
 
@@ -94,10 +92,9 @@ class Receiver:
         self._sockets: list[GroupSocket] = []
         self._arbiter: Arbiter
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_due_ns = 0
+        self._timer: DeadlineTimer | None = None
+        self._due_ns = 0
         self._housekeeping: asyncio.TimerHandle | None = None
-        self._drops_read_ns = 0
         self._link: RecoveryLink | None = None
         self._is_paused = False
         self._busy_poll = BusyPoll()
@@ -118,7 +115,7 @@ class Receiver:
                         source,
                         options.receive_buffer_bytes,
                     )
-                    group_socket = GroupSocket(line, stream, receiver, inode_of(receiver))
+                    group_socket = GroupSocket(line, stream, receiver)
                     self._sockets.append(group_socket)
         except BaseException:
             self.close()
@@ -141,6 +138,7 @@ class Receiver:
         assert arbiter.admission is self.admission
         self._arbiter = arbiter
         self._loop = asyncio.get_running_loop()
+        self._timer = DeadlineTimer(self._loop, self._on_timer)
         if self._link is not None:
             self._link.start()
         for group_socket in self._sockets:
@@ -167,8 +165,7 @@ class Receiver:
         if self._link is not None:
             self._link.pause()
         if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+            self._timer.disarm()
 
     def go_on(self) -> None:
         """Ends `pause`; what waits in the kernel is read before anything is decided."""
@@ -181,16 +178,17 @@ class Receiver:
             self._loop.add_reader(group_socket.socket, self._on_readable, group_socket)
         if self._link is not None:
             self._link.resume()
-        now_ns = self._clock.now_ns()
-        self._timer_due_ns = now_ns
-        self._timer = self._loop.call_later(0, self._on_timer)
+        if self._timer is not None:
+            self._due_ns = now_ns = self._clock.now_ns()
+            self._timer.arm(now_ns, now_ns)
 
     def close(self) -> None:
         """Leaves the groups; may be called twice."""
         self._busy_poll.stop()
-        for timer in (self._timer, self._housekeeping):
-            if timer is not None:
-                timer.cancel()
+        if self._timer is not None:
+            self._timer.close()
+        if self._housekeeping is not None:
+            self._housekeeping.cancel()
         self._timer = self._housekeeping = None
         if self._link is not None:
             self._link.close()
@@ -244,19 +242,15 @@ class Receiver:
         if self._link is not None and self._sockets:
             self._link.perform()
         due_ns = self._arbiter.next_deadline_ns()
-        if due_ns is None or self._loop is None or not self._sockets or self._is_paused:
+        if due_ns is None or self._timer is None or not self._sockets or self._is_paused:
             return
-        if self._timer is not None:
-            if self._timer_due_ns <= due_ns:
-                return
-            self._timer.cancel()
-        self._timer_due_ns = due_ns
-        self._timer = self._loop.call_later(max(0, due_ns - now_ns) / 1e9, self._on_timer)
+        if due_ns < self._timer.armed_ns:
+            self._due_ns = due_ns
+            self._timer.arm(due_ns, now_ns)
 
     def _on_timer(self) -> None:
         """Reads first and decides then: after a stall of this process the datagrams are there, only unread."""
-        self._timer = None
-        due_ns = self._timer_due_ns
+        due_ns = self._due_ns
         try:
             now_ns = self._clock.now_ns()
             unread = [each for each in self._sockets if self._drain(each, now_ns)]
@@ -265,7 +259,7 @@ class Receiver:
             now_ns = self._clock.now_ns()
             if not unread or now_ns - due_ns > DECISION_DELAY_MAX_NS:
                 if self._arbiter.hole_due(now_ns):
-                    self._read_kernel_drops(now_ns)
+                    self._read_kernel_drops()
                 self._arbiter.handle_timer(now_ns)
             self._schedule(now_ns)
         except Exception as error:  # noqa: BLE001  # a callback of the user raised
@@ -274,7 +268,7 @@ class Receiver:
     def _keep_house(self) -> None:
         assert self._loop is not None
         self._housekeeping = self._loop.call_later(HOUSEKEEPING_S, self._keep_house)
-        self._read_kernel_drops(self._clock.now_ns())
+        self._read_kernel_drops()
         wall_step_ns = self._clock.wall_step_ns()
         self._arbiter.clock_step_ns = max(0, wall_step_ns)
         self.admission.wall_step_ns = wall_step_ns
@@ -290,15 +284,11 @@ class Receiver:
         except CredentialsError as error:
             logger.warning("the keys stay as they were: %s", error)
 
-    def _read_kernel_drops(self, now_ns: int) -> None:
-        """Per stream, over its lines; a look at the kernel's table costs about 0.1 ms, so not too often."""
-        if now_ns - self._drops_read_ns < KERNEL_DROPS_READ_INTERVAL_NS:
-            return
-        self._drops_read_ns = now_ns
-        drops = read_udp_drops({each.inode for each in self._sockets})
+    def _read_kernel_drops(self) -> None:
+        """Per stream, over its lines."""
         totals: dict[int, int] = {}
         for each in self._sockets:
-            each.kernel_drops = drops.get(each.inode, each.kernel_drops)
+            each.kernel_drops = max(each.kernel_drops, kernel_drops_of(each.socket))
             totals[each.stream] = totals.get(each.stream, 0) + each.kernel_drops
         for stream, total in totals.items():
             self._arbiter.note_kernel_drops(stream, total)

@@ -3,14 +3,10 @@
 import contextlib
 import errno
 import fcntl
-import os
 import socket
 import struct
-from collections.abc import Collection
-from pathlib import Path
 
 from tickerplant.errors import NetworkSetupError
-from tickerplant.limits import UDP_TABLE_MAX_BYTES
 
 # Linux numbers that Python 3.11 does not name.
 IP_ADD_SOURCE_MEMBERSHIP = 39
@@ -19,8 +15,9 @@ SO_RCVBUFFORCE = 33
 SIOCGIFFLAGS = 0x8913
 SIOCGIFADDR = 0x8915
 IFF_UP = 1
-
-UDP_TABLE = Path("/proc/net/udp")
+SO_MEMINFO = 55
+_MEMINFO = struct.Struct("=9I")
+"""What the kernel counts of a socket's memory; the last is what it dropped (Linux 4.12 and later)."""
 
 
 def open_group_socket(
@@ -111,29 +108,10 @@ def check_interface_is_up(address: str) -> None:
                     )
 
 
-def inode_of(receiver: socket.socket) -> int:
-    """The number under which the kernel's tables list a socket."""
-    return os.fstat(receiver.fileno()).st_ino
-
-
-def read_udp_drops(inodes: Collection[int], table: Path = UDP_TABLE) -> dict[int, int]:
-    """Datagrams dropped for want of buffer so far, by inode; sockets that are not listed are left out."""
+def kernel_drops_of(receiver: socket.socket) -> int:
+    """Datagrams that the kernel dropped at this socket so far, mostly for want of buffer; 0 where it does not tell."""
     try:
-        with table.open("rb") as rows:
-            text = rows.read(UDP_TABLE_MAX_BYTES)
-    except OSError:
-        return {}
-    return parse_udp_drops(text, inodes)
-
-
-def parse_udp_drops(table: bytes, inodes: Collection[int]) -> dict[int, int]:
-    """The drops column of the sockets in `inodes`, from the text of /proc/net/udp."""
-    drops: dict[int, int] = {}
-    for row in table.splitlines()[1:]:
-        columns = row.split()
-        # sl local remote st queues timer retransmits uid timeout inode ref pointer drops
-        if len(columns) >= 13 and columns[9].isdigit() and columns[12].isdigit():
-            inode = int(columns[9])
-            if inode in inodes:
-                drops[inode] = int(columns[12])
-    return drops
+        memory = receiver.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, _MEMINFO.size)
+        return int(_MEMINFO.unpack(memory)[-1])
+    except (OSError, struct.error):
+        return 0

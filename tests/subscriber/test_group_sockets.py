@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import socket
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,27 +10,16 @@ import pytest
 from tickerplant.core.messages import GapCause, Stream, Trade
 from tickerplant_subscriber import Gap, Strategy, UpstreamGap, run_async
 from tickerplant_subscriber.sockets import (
-    inode_of,
+    kernel_drops_of,
     open_group_socket,
-    parse_udp_drops,
-    read_udp_drops,
     receive_buffer_of,
 )
 
-TABLE = b"""\
-   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops
-  256: 014DC0EF:6720 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 111 2 0000000000000000 7
-  257: 024DC0EF:6720 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 222 2 0000000000000000 0
-  258: broken
-"""
 
-
-def test_drops_are_found_by_inode() -> None:
-    assert parse_udp_drops(TABLE, {111, 222, 333}) == {111: 7, 222: 0}
-
-
-def test_without_the_kernels_table_no_drops_are_known(tmp_path: Path) -> None:
-    assert read_udp_drops({1}, tmp_path / "none") == {}
+def test_of_a_socket_that_is_not_there_no_drops_are_known() -> None:
+    closed = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    closed.close()
+    assert kernel_drops_of(closed) == 0
 
 
 def test_a_socket_hears_its_own_group_only(group: str, port: int, sender: Any) -> None:
@@ -78,7 +66,7 @@ def test_the_kernels_drops_are_counted(group: str, port: int, sender: Any) -> No
     with open_group_socket(group, port, "127.0.0.1", "", 4_096) as receiver:
         for _ in range(200):
             sender.send(1, b"x" * 1_000)
-        drops = read_udp_drops({inode_of(receiver)})[inode_of(receiver)]
+        drops = kernel_drops_of(receiver)
         received = 0
         with contextlib.suppress(BlockingIOError):
             while receiver.recv(2_000):

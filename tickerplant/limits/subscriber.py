@@ -69,10 +69,6 @@ TICKER_MATCHES_MAX = 500_000
 """Tickers whose match with the patterns is remembered; at the bound all are forgotten and matched anew."""
 REFUSED_EVENT_INTERVAL_NS = 1_000_000_000
 """Least time between two events about refused datagrams of one kind; all are counted."""
-KERNEL_DROPS_READ_INTERVAL_NS = 5_000_000
-"""Least time between two looks at the kernel's drop counters; a gap in between takes the last ones read."""
-UDP_TABLE_MAX_BYTES = 4 * 1024 * 1024
-"""How much of the kernel's socket table is read; sockets beyond it show no drops."""
 FAULT_LOG_INTERVAL_NS = 1_000_000_000
 """Least time between two logged faults of one kind, gaps and exceptions of callbacks; all are counted."""
 REPLAY_DATAGRAMS_PER_TURN = 256
