@@ -6,6 +6,7 @@ their hashes. That takes any order and little memory. Only blocks whose tallies 
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,6 +26,7 @@ from tickerplant.limits import (
     ROW_CLOCK_DIFFERENCE_MAX_NS,
 )
 from tickerplant.runtime.logreader import LogReader
+from tickerplant.store.arrow_tables import day_of_ns
 
 _HASH_MASK = 2**64 - 1
 _HOUR_NS = 3_600 * 1_000_000_000
@@ -49,6 +51,7 @@ class StoreAudit:
         self._from_seqs: dict[int, int] = {}
         self._next_seqs: dict[int, int] = {}
         self._messages_behind = 0
+        self._expired: Counter[tuple[str, date]] = Counter()
 
     def run(self) -> Figures:
         """Compare, add what is wrong to the findings, and say what was counted. Raises `OSError`."""
@@ -58,6 +61,7 @@ class StoreAudit:
         row_count = 0
         for rows in self._logged():
             row_count += _tally(rows, wanted)
+        expired = self._expired.copy()
         found: dict[Block, list[int]] = {}
         try:
             for table in _LIVE_TABLES:
@@ -75,21 +79,61 @@ class StoreAudit:
             "rows": row_count,
             "tables": len({table for table, _ in wanted}),
             "messages not stored yet": self._messages_behind,
+            **self._expired_figures(expired),
         }
+
+    def _expired_figures(self, expired: Counter[tuple[str, date]]) -> Figures:
+        """How many rows have expired, and are in the archive; one that is used and lacks some is a finding."""
+        if not expired:
+            return {}
+        figures: Figures = {"rows expired": expired.total()}
+        if self._store.open_archive is None:
+            return figures
+        archived_count, fewer = 0, []
+        try:
+            archive = self._store.open_archive()
+            for (name, day), count in sorted(expired.items()):
+                archived = archive.row_count(name, day)
+                archived_count += min(count, archived or 0)
+                if archived is not None and archived < count:
+                    fewer.append((name, f"{day} expired, the archive has {archived} of {count}"))
+        except StoreError as error:
+            return {**figures, "archive": f"cannot be asked ({error})"}
+        for name, words in fewer:
+            self._add(Cause.RETENTION, f"rows of {name} {words}", TABLES[name])
+        return {**figures, "of these archived": archived_count}
 
     # --- both sides -------------------------------------------------------------------------------
 
     def _logged(self) -> Iterator[Rows]:
-        """The rows that follow from the log, as far as the store says it is."""
+        """The rows that follow from the log, as far as the store says it is, without those that have expired."""
         self._messages_behind = 0
+        self._expired.clear()
+        start = self._store.expiry.start
         with LogReader(self._log, LogPosition(*self._first)) as reader:
             while (batch := reader.read()) is not None:
                 if batch.segment.session != self._findings.session:
                     return
-                mapper = RowMapper()
+                old, new = RowMapper(), RowMapper()
                 for offset, datagram in batch.records:
-                    self._map(mapper, LogPosition(*batch.segment, offset), datagram)
-                yield mapper.take()
+                    position = LogPosition(*batch.segment, offset)
+                    self._map(old if start is None or position < start else new, position, datagram)
+                yield self._unexpired(old.take())
+                yield new.take()
+
+    def _unexpired(self, rows: Rows) -> Rows:
+        """These, without what the store has deleted for its age, which is counted."""
+        kept = {}
+        for name, table_rows in rows.items():
+            before_ns = self._store.expiry.before_ns.get(name)
+            kept[name] = table_rows
+            # A table's time is its first column.
+            if before_ns is not None and any(row[0] < before_ns for row in table_rows):
+                kept[name] = [row for row in table_rows if row[0] >= before_ns]
+                self._expired.update(
+                    (name, day_of_ns(row[0])) for row in table_rows if row[0] < before_ns
+                )
+        return kept
 
     def _map(self, mapper: RowMapper, position: LogPosition, datagram: bytes) -> None:
         try:

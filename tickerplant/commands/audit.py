@@ -1,6 +1,7 @@
 """`tickerplant audit`: proves that nothing was lost, or names each hole with its cause and time."""
 
 import argparse
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from tickerplant.errors import EXIT_FAILURE, EXIT_OK, ConfigurationError, TickLo
 if TYPE_CHECKING:
     from tickerplant.audit.audited_store import AuditedStore
     from tickerplant.audit.report import AuditReport
+    from tickerplant.config_sources import LoadedConfig
 
 LAST = "last"
 ALL = "all"
@@ -25,7 +27,8 @@ examples:
 
 The log alone proves its sequences, books, quotes and the chain of sessions. With the capture every frame of the
 exchange is accounted for in the log; with a recording every message of the log in the recording; with the store every
-row that follows from the log, as far as the store says it is.
+row that follows from the log, as far as the store says it is. Rows that are older than store.ttl_days are told as
+expired, and looked for in the manifests of the archive.
 
 exit codes: 0 everything is accounted for, 1 holes or an unreadable log, 2 usage or configuration"""
 
@@ -151,21 +154,37 @@ def _store(arguments: argparse.Namespace, log: Path) -> "AuditedStore | None":
     if folder is not None:
         from tickerplant.audit.audited_store import open_parquet
 
-        return open_parquet(folder)
+        return open_parquet(folder, load_config_of(arguments).config.store.ttl_days)
     # Without the extra `history` the rest is audited all the same.
     if arguments.log or find_spec("duckdb") is None or find_spec("pyarrow") is None:
         return None
-    from tickerplant.audit.audited_store import open_parquet, open_questdb
+    return _configured_store(load_config_of(arguments), log)
+
+
+def _configured_store(loaded: "LoadedConfig", log: Path) -> "AuditedStore | None":
+    """With the configured archive. Raises `StoreError`."""
+    from tickerplant.audit.audited_store import Archived, open_parquet, open_questdb
     from tickerplant.runtime.logfolder import load_position
+    from tickerplant.store.archive_setup import open_object_store
     from tickerplant.store.parquet_folder import store_folder
 
-    loaded = load_config_of(arguments)
-    if loaded.config.store.backend == "questdb":
-        if not loaded.config.store.enabled or load_position(log, "store") is None:
+    config = loaded.config
+    if config.store.backend == "questdb":
+        if not config.store.enabled or load_position(log, "store") is None:
             return None
-        return open_questdb(loaded.config.store, log)
-    folder = store_folder(loaded.config.store.directory, loaded.state_directory)
-    return open_parquet(folder) if folder.is_dir() else None
+        store = open_questdb(config.store, log)
+    else:
+        folder = store_folder(config.store.directory, loaded.state_directory)
+        if not folder.is_dir():
+            return None
+        store = open_parquet(folder, config.store.ttl_days)
+
+    def open_archive() -> Archived:
+        return Archived(open_object_store(config, loaded.state_directory, os.environ))
+
+    # The folder of the archive is not made by looking for it.
+    is_there = config.archive.url or (loaded.state_directory / "archive").is_dir()
+    return store._replace(open_archive=open_archive) if is_there else store
 
 
 def _require_log(folder: Path) -> Path:

@@ -16,22 +16,26 @@ from tickerplant.store.parquet_folder import (
 
 
 def expired(contents: FolderContents, today: date, ttl_days: int) -> list[Closing]:
-    """The oldest closings, in a row, without a row of the last `ttl_days` days; never the last one.
-
-    Days count from the newest row, or from `today` if that is earlier: a clock that is ahead deletes nothing.
-    """
+    """The oldest closings, in a row, without a row of the last `ttl_days` days; never the last one."""
+    kept_from = kept_from_day(contents, today, ttl_days)
     newest_days: dict[Closing, date] = {}
     for file in contents.files:
         newest_days[file.closing] = max(file.day, newest_days.get(file.closing, date.min))
-    if not newest_days:
-        return []
-    kept_from = min(today, max(newest_days.values())) - timedelta(days=ttl_days)
     found = []
     for closing in contents.closings[:-1]:
-        if newest_days.get(closing, date.min) >= kept_from:
+        if kept_from is None or newest_days.get(closing, date.min) >= kept_from:
             break
         found.append(closing)
     return found
+
+
+def kept_from_day(contents: FolderContents, today: date, ttl_days: int) -> date | None:
+    """The first day whose rows are kept; None: there are no rows.
+
+    Days count from the newest row, or from `today` if that is earlier: a clock that is ahead deletes nothing.
+    """
+    newest = max((file.day for file in contents.files), default=None)
+    return None if newest is None else min(today, newest) - timedelta(days=ttl_days)
 
 
 def delete_expired(folder: Path, now_ns: int, ttl_days: int) -> int:
