@@ -101,7 +101,10 @@ class Plant:
             self.pending.append(BookVerify(*place, book.checksum() ^ wrong))
 
     def update(self, ticker: str, *place: int) -> LevelUpdate:
-        side, price_e4 = self.draw.randrange(2), self.draw.randrange(1, 12) * 100
+        side, price_e4 = (
+            self.draw.randrange(2),
+            self.draw.choice((100, 500, 2_500, 2_510, 7_000, 9_999, 10_000)),
+        )
         size_e2 = self.draw.choice((0, 0, 5, 700))
         delta_e2 = size_e2 - self.books[ticker].size_at(side, price_e4)
         self.books[ticker].set_level(side, price_e4, size_e2)

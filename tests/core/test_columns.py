@@ -6,7 +6,15 @@ from itertools import repeat
 import msgspec
 import pytest
 
-from tickerplant.core.columns import ColumnMapper, Columns, Constant, Symbols, columns_of
+from tickerplant.core.columns import (
+    ColumnMapper,
+    Columns,
+    Constant,
+    Integers,
+    Symbols,
+    columns_of,
+    join,
+)
 from tickerplant.core.messages import (
     Bbo,
     BookLevels,
@@ -128,6 +136,23 @@ def test_columns_are_the_rows_of_the_same_datagrams(seed):
     assert len(rows["orderbook_deltas"]) > 500
 
 
+def test_joined_columns_are_the_rows_of_all_in_order():
+    draw = random.Random(3)
+    mapper, parts = ColumnMapper(), []
+    for datagram in datagrams(draw, 400):
+        outcome(lambda: mapper.add(decode_header(datagram), datagram))  # noqa: B023  # called at once
+        if draw.random() < 0.1:
+            parts.append(mapper.take())
+    for table in ("orderbook_deltas", "bbo", "trades", "tickers", "feed_events"):
+        of_table = [part[table] for part in parts if table in part]
+        of_table.insert(2, of_table[0].rows())
+        rows = [row for one in of_table for row in columns_of(one).rows()]
+        assert join(of_table).rows() == rows
+        assert join(of_table).row_count == len(rows) > 20
+    same = join([Columns(2, [Constant("live"), Symbols((0, 1), ("bid", "ask"))])] * 2)
+    assert same.values == [Constant("live"), Symbols([0, 1, 0, 1], ("bid", "ask"))]
+
+
 def collect(mapper: ColumnMapper, rows: dict) -> None:
     for name, columns in mapper.take().items():
         assert columns.row_count == len(columns.rows())
@@ -159,12 +184,13 @@ def test_what_is_the_same_in_all_rows_is_kept_once():
         datagram = encode_datagram(0, Stream.DELTA, SESSION, seq, SESSION, list(updates))
         mapper.add(decode_header(datagram), datagram)
     values = mapper.take()["orderbook_deltas"].values
-    assert values[2:4] == [Constant(SESSION), range(1, 5)]
+    assert values[2:4] == [Constant(SESSION), Integers(range(1, 5))]
     assert values[6:8] == [Constant("update"), Constant("bid")]
 
 
 def test_columns_of_any_form_give_their_rows():
-    columns = Columns(3, [range(4, 7), Constant(None), Symbols((1, 0, 1), ("bid", "ask"))])
+    symbols = Symbols((1, 0, 1), ("bid", "ask"))
+    columns = Columns(3, [Integers(range(4, 7)), Constant(None), symbols])
     rows = [(4, None, "ask"), (5, None, "bid"), (6, None, "ask")]
     assert columns.rows() == rows == columns_of(rows).rows()
     assert columns_of(columns) is columns

@@ -4,14 +4,14 @@ The instants are multiples of the interval on the clock of the log (`ts_send_ns`
 snapshots, as far as the books are known. A row holds the book after its message `seq` of stream delta.
 
 A change of a level tells the level's new size, and nothing is asked of a book between two instants but at its
-checksums. So a book is a dict of sizes by price here, for which a change is one assignment; levels of size 0 stay in it
-until it is next looked at as a whole.
+checksums. So a book is an array here with a place for each whole cent, in which a change is one assignment: with
+thousands of books the cost is the memory that is touched, and that is one line of it.
 """
 
+from array import array
 from collections.abc import Iterable
-from typing import Any
 
-from tickerplant.core.book import Book
+from tickerplant.core.book import Book, Level
 from tickerplant.core.columns import Fields, Messages, is_fields
 from tickerplant.core.messages import (
     AnyMessage,
@@ -27,38 +27,71 @@ from tickerplant.core.messages import (
 from tickerplant.core.recovery_state import PlantState
 from tickerplant.core.rows import Row, book_snapshot_row
 from tickerplant.core.wire import Header
-from tickerplant.limits import MARKETS_MAX
+from tickerplant.limits import MARKETS_MAX, PRICE_E4_MAX, SIZE_E2_MAX
 
 BOOK_STREAMS = (Stream.DELTA, Stream.STATUS)
 """What tells of books and sessions."""
 _BROKEN = -1
 """As the next part of an image: one before it is missing."""
 
-_CHANGED = 2
-_Followed = list[Any]
-"""Of one book: sizes by price (0: no such level) of bids and of asks, and whether it changed since its last snapshot.
+_CENT_E4 = 100
+_PLACES = PRICE_E4_MAX // _CENT_E4 + 1
+"""Of a side: bids come first, then asks, each with its size or 0."""
+_CHANGED = 2 * _PLACES
+"""After the levels: whether the book changed since its last snapshot."""
+_SIZE = _CHANGED + 1
+_NOWHERE = _SIZE
+_PLACE_OF = tuple(
+    tuple(
+        side * _PLACES + price_e4 // _CENT_E4 if price_e4 % _CENT_E4 == 0 else _NOWHERE
+        for price_e4 in range(PRICE_E4_MAX + 1)
+    )
+    for side in (0, 1)
+)
+"""By side and price; prices between two cents have no place."""
 
-A list, and one for all three, because what a change costs is the memory that it touches.
-"""
 
-
-class _Books(dict[str, _Followed]):
+class _Books(dict[str, "array[int]"]):
     """By ticker; one that is asked for the first time is empty."""
 
-    def __missing__(self, ticker: str) -> _Followed:
-        book: _Followed = [{}, {}, True]
+    def __init__(self) -> None:
+        super().__init__()
+        self._others: dict[str, tuple[dict[int, int], dict[int, int]]] = {}
+        """Sizes by price of bids and of asks that have no place in the array."""
+
+    def __missing__(self, ticker: str) -> "array[int]":
+        book = array("q", bytes(8 * _SIZE))
+        book[_CHANGED] = 1
         # Beyond the bound a book is forgotten at once, and so never live.
         if len(self) < MARKETS_MAX:
             self[ticker] = book
         return book
 
+    def forget(self, ticker: str) -> None:
+        """It is empty."""
+        self.pop(ticker, None)
+        self._others.pop(ticker, None)
+
+    def set_level(self, ticker: str, side: int, price_e4: int, size_e2: int) -> None:
+        """Of any side, price and size."""
+        book = self[ticker]
+        book[_CHANGED] = 1
+        side = side != 0
+        place = _PLACE_OF[side][price_e4] if 0 <= price_e4 <= PRICE_E4_MAX else _NOWHERE
+        if place != _NOWHERE and size_e2 <= SIZE_E2_MAX:
+            book[place] = size_e2
+        elif ticker in self:
+            self._others.setdefault(ticker, ({}, {}))[side][price_e4] = size_e2
+
     def levels(self, ticker: str) -> Book:
-        """The levels that there are; the others are forgotten."""
-        bids, asks, _ = self[ticker]
-        for sizes in (bids, asks):
-            for price_e4 in [price_e4 for price_e4, size_e2 in sizes.items() if not size_e2]:
-                del sizes[price_e4]
-        return Book(bids.items(), asks.items())
+        """Those that there are."""
+        book = self[ticker]
+        sides = []
+        for others, first in zip(self._others.get(ticker, ({}, {})), (0, _PLACES), strict=True):
+            sizes = book[first : first + _PLACES]
+            found = [(place * _CENT_E4, size_e2) for place, size_e2 in enumerate(sizes) if size_e2]
+            sides.append(found + [level for level in others.items() if level[1]])
+        return Book(*sides)
 
 
 class BookSnapshots:
@@ -106,7 +139,7 @@ class BookSnapshots:
         for ticker in sorted(self._live):
             book = self._books[ticker]
             if book[_CHANGED]:
-                book[_CHANGED] = False
+                book[_CHANGED] = 0
                 levels = self._books.levels(ticker)
                 rows.append(book_snapshot_row(time_ns, self._session, seq, ticker, levels))
         return rows
@@ -124,7 +157,9 @@ class BookSnapshots:
     def _enter(self, state: PlantState) -> None:
         self._next_seq = state.next_seqs[Stream.DELTA - 1]
         for ticker, market in state.markets.items():
-            self._books[ticker] = [market.book.bids, market.book.asks, True]
+            for side, levels in enumerate(market.book.sides()):
+                self._set_side(ticker, side, levels)
+            self._books[ticker][_CHANGED] = 1
             if market.phase == BookState.LIVE:
                 self._live.add(ticker)
             if market.next_part is not None:
@@ -147,29 +182,35 @@ class BookSnapshots:
     # --- messages ---------------------------------------------------------------------------------
 
     def _set_levels(self, updates: Iterable[Fields]) -> None:
-        books = self._books
+        books, place_of = self._books, _PLACE_OF
         for _, ticker, _, _, _, side, price_e4, _, size_e2, _ in updates:
             book = books[ticker]
-            book[side != 0][price_e4] = size_e2
-            book[_CHANGED] = True
+            try:
+                book[place_of[side][price_e4]] = size_e2
+            except (IndexError, OverflowError):
+                books.set_level(ticker, side, price_e4, size_e2)
+            book[_CHANGED] = 1
+
+    def _set_side(self, ticker: str, side: int, levels: Iterable[Level]) -> None:
+        for price_e4, size_e2 in levels:
+            self._books.set_level(ticker, side, price_e4, size_e2)
 
     def _apply(self, message: Fields | AnyMessage | None) -> None:
         if isinstance(message, LevelUpdate):
-            book = self._books[message.ticker]
-            book[message.side != 0][message.price_e4] = message.size_e2
-            book[_CHANGED] = True
+            level = (message.side, message.price_e4, message.size_e2)
+            self._books.set_level(message.ticker, *level)
         elif isinstance(message, BookReady | BookVerify):
             self._compare(message)
         elif isinstance(message, BookLevels):
             self._add_part(message)
         elif isinstance(message, BookStale):
             self._live.discard(message.ticker)
-            self._books[message.ticker][_CHANGED] = True
+            self._books[message.ticker][_CHANGED] = 1
         elif isinstance(message, BookClear):
             self._forget(message.ticker)
 
     def _forget(self, ticker: str) -> None:
-        self._books.pop(ticker, None)
+        self._books.forget(ticker)
         self._live.discard(ticker)
         self._next_part.pop(ticker, None)
 
@@ -185,9 +226,8 @@ class BookSnapshots:
             self._next_part[ticker] = message.part + 1
         else:
             del self._next_part[ticker]
-        bids, asks, _ = self._books[ticker]
-        bids.update(message.bids)
-        asks.update(message.asks)
+        self._set_side(ticker, 0, message.bids)
+        self._set_side(ticker, 1, message.asks)
 
     def _compare(self, message: BookReady | BookVerify) -> None:
         """The plant's book is live and has this checksum here; ours is live exactly if it has the same."""
@@ -195,7 +235,7 @@ class BookSnapshots:
         is_equal = self._books.levels(ticker).checksum() == message.checksum
         if is_equal and type(message) is BookVerify and ticker in self._live:
             return
-        self._books[ticker][_CHANGED] = True
+        self._books[ticker][_CHANGED] = 1
         is_whole = self._next_part.pop(ticker, None) is None
         if is_equal and is_whole:
             self._live.add(ticker)

@@ -49,7 +49,13 @@ class Symbols(NamedTuple):
     texts: tuple[str, ...]
 
 
-ColumnValues = Sequence[Any] | Constant | Symbols
+class Integers(NamedTuple):
+    """A column of integers, none of them null."""
+
+    values: Sequence[int]
+
+
+ColumnValues = Sequence[Any] | Constant | Symbols | Integers
 """A value for each row, None being null; see `rows.Row`."""
 
 
@@ -64,18 +70,20 @@ class Columns:
 
     def lists(self) -> list[Sequence[Any]]:
         """Every column with its values one by one."""
-        return [self._list(values) for values in self.values]
+        return [self.list_of(index) for index in range(len(self.values))]
 
     def rows(self) -> list[Row]:
         """The same, row by row."""
         return list(zip(*self.lists(), strict=True))
 
-    def _list(self, values: ColumnValues) -> Sequence[Any]:
+    def list_of(self, index: int) -> Sequence[Any]:
+        """The values of one column."""
+        values = self.values[index]
         if isinstance(values, Constant):
             return list(repeat(values.value, self.row_count))
         if isinstance(values, Symbols):
             return [values.texts[code] for code in values.codes]
-        return values
+        return values.values if isinstance(values, Integers) else values
 
 
 Tables = Mapping[str, Columns | Sequence[Row]]
@@ -92,6 +100,32 @@ def columns_of(rows: Columns | Sequence[Row]) -> Columns:
 def count_of(rows: Columns | Sequence[Row]) -> int:
     """How many rows."""
     return rows.row_count if isinstance(rows, Columns) else len(rows)
+
+
+def join(parts: Sequence[Columns | Sequence[Row]]) -> Columns:
+    """All rows of the parts, of which there is at least one, in their order."""
+    if len(parts) == 1:
+        return columns_of(parts[0])
+    every = [columns_of(part) for part in parts if count_of(part)]
+    width = range(len(every[0].values))
+    return Columns(
+        sum(part.row_count for part in every), [_join_column(every, index) for index in width]
+    )
+
+
+def _join_column(parts: list[Columns], index: int) -> ColumnValues:
+    values = [part.values[index] for part in parts]
+    first = values[0]
+    if isinstance(first, Constant) and all(one == first for one in values):
+        return first
+    if all(isinstance(one, Integers) for one in values):
+        return Integers(list(chain.from_iterable(one.values for one in values)))  # type: ignore[union-attr]  # see above
+    if isinstance(first, Symbols) and all(
+        isinstance(one, Symbols) and one.texts == first.texts for one in values
+    ):
+        codes = chain.from_iterable(one.codes for one in values)  # type: ignore[union-attr]  # see above
+        return Symbols(list(codes), first.texts)
+    return list(chain.from_iterable(part.list_of(index) for part in parts))
 
 
 class _Run:
@@ -113,10 +147,10 @@ class _Run:
             self.seqs.append(range(seq, end))
         self.messages += messages
 
-    def places(self) -> tuple[Constant, Sequence[int]]:
+    def places(self) -> tuple[Constant, Integers]:
         """The columns `session` and `seq`."""
         seqs = self.seqs
-        return Constant(self.session), seqs[0] if len(seqs) == 1 else list(chain(*seqs))
+        return Constant(self.session), Integers(seqs[0] if len(seqs) == 1 else list(chain(*seqs)))
 
 
 _Piece = _Run | list[Row]
@@ -153,7 +187,7 @@ class ColumnMapper:
     def take(self) -> dict[str, Columns]:
         """The rows collected so far, tables without any left out; forgets them."""
         taken = {
-            name: _joined([_columns(name, piece) for piece in pieces])
+            name: join([_columns(name, piece) for piece in pieces])
             for name, pieces in self._pieces.items()
             if pieces
         }
@@ -189,24 +223,15 @@ def _columns(table: str, piece: _Piece) -> Columns:
     return Columns(len(piece.messages), _COLUMNS[table](piece))
 
 
-def _joined(parts: list[Columns]) -> Columns:
-    """All rows, in their order."""
-    if len(parts) == 1:
-        return parts[0]
-    columns = zip(*(part.lists() for part in parts), strict=True)
-    return Columns(
-        sum(part.row_count for part in parts), [list(chain(*values)) for values in columns]
-    )
-
-
 # --- the usual kinds: tuples of fields to the columns of their table --------------------------------
 
 
-def _times(events: Sequence[int], received: Sequence[int]) -> Sequence[int]:
+def _times(events: Sequence[int], received: Sequence[int]) -> Integers:
     """The column `ts`: the time of the event; where there is none, when it was received."""
     if 0 not in events:
-        return events
-    return [event_ns or recv_ns for event_ns, recv_ns in zip(events, received, strict=True)]
+        return Integers(events)
+    pairs = zip(events, received, strict=True)
+    return Integers([event_ns or recv_ns for event_ns, recv_ns in pairs])
 
 
 def _symbols(values: Sequence[int], names: Mapping[int, str]) -> ColumnValues:
@@ -220,23 +245,19 @@ def _symbols(values: Sequence[int], names: Mapping[int, str]) -> ColumnValues:
 
 
 def _updates(run: _Run) -> list[ColumnValues]:
-    _, tickers, g, events, received, sides, prices, deltas, sizes, causes = zip(
-        *run.messages, strict=True
-    )
-    session, seqs = run.places()
+    _, tickers, g, events, received, sides, *numbers, causes = zip(*run.messages, strict=True)
     return [
-        *(received, _times(events, received), session, seqs, g, tickers, Constant("update")),
-        *(_symbols(sides, SIDE_NAMES), prices, deltas, sizes),
+        *(*_begin(run, g, events, received), tickers, Constant("update")),
+        *(_symbols(sides, SIDE_NAMES), *map(Integers, numbers)),
         *(_symbols(causes, CAUSE_NAMES), Constant(None)),
     ]
 
 
 def _quotes(run: _Run) -> list[ColumnValues]:
-    _, tickers, g, events, received, *values, states = zip(*run.messages, strict=True)
-    session, seqs = run.places()
+    _, tickers, g, events, received, *numbers, states = zip(*run.messages, strict=True)
     return [
-        *(received, _times(events, received), session, seqs, g, tickers),
-        *(*values, _symbols(states, STATE_NAMES)),
+        *(*_begin(run, g, events, received), tickers),
+        *(*map(Integers, numbers), _symbols(states, STATE_NAMES)),
     ]
 
 
@@ -244,10 +265,10 @@ def _trades(run: _Run) -> list[ColumnValues]:
     _, tickers, g, events, received, ids, prices, sizes, sides, is_block = zip(
         *run.messages, strict=True
     )
-    session, seqs = run.places()
+    times = Integers(list(map(trade_time_ns, events, received)))
     return [
-        *(list(map(trade_time_ns, events, received)), received, session, seqs, g, tickers),
-        *(ids, prices, sizes, _symbols(sides, SIDE_NAMES), is_block),
+        *(times, Integers(received), *run.places(), Integers(g), tickers, ids),
+        *(Integers(prices), Integers(sizes), _symbols(sides, SIDE_NAMES), is_block),
         *(Constant(SOURCE_LIVE), Constant(None)),
     ]
 
@@ -255,11 +276,15 @@ def _trades(run: _Run) -> list[ColumnValues]:
 def _tickers(run: _Run) -> list[ColumnValues]:
     _, tickers, g, events, received, *values = zip(*run.messages, strict=True)
     last_e4, *quote, volume_e2, open_interest_e2, last_size_e2, dollars, open_dollars = values
-    session, seqs = run.places()
-    return [
-        *(received, _times(events, received), session, seqs, g, tickers),
-        *(last_e4, last_size_e2, *quote, volume_e2, open_interest_e2, dollars, open_dollars),
-    ]
+    numbers = (last_e4, last_size_e2, *quote, volume_e2, open_interest_e2, dollars, open_dollars)
+    return [*_begin(run, g, events, received), tickers, *map(Integers, numbers)]
+
+
+def _begin(
+    run: _Run, g: Sequence[int], events: Sequence[int], received: Sequence[int]
+) -> list[ColumnValues]:
+    """The columns that every table whose time is `ts_recv` begins with."""
+    return [Integers(received), _times(events, received), *run.places(), Integers(g)]
 
 
 class _Usual(NamedTuple):

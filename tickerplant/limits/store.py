@@ -5,6 +5,8 @@ ROW_CLOCK_DIFFERENCE_MAX_NS = 24 * 3_600 * 1_000_000_000
 """Exchange time of a live trade so far from its receive time is none: the row takes the receive time."""
 QUESTDB_REFUSED_PER_BATCH_MAX = 100
 """Rows that the server refuses one by one in a batch; with more of them it is not the rows' fault: the store waits."""
+QUESTDB_CONVERT_ROWS = 2_048
+"""Rows of a table that wait as they came; then they become columns, which take a tenth of the memory."""
 QUESTDB_BEHIND_BATCH_TIMES = 10
 """While the store catches up, rows wait so many times `store.batch_ms` for a batch to fill."""
 QUESTDB_REQUEST_TIMEOUT_S = 30.0

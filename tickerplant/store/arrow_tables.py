@@ -7,6 +7,7 @@ differences (DELTA_BINARY_PACKED) they take almost nothing. Sorted by market a f
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tickerplant.core.columns import Columns, ColumnValues, Constant, Symbols, columns_of, count_of
+from tickerplant.core.columns import (
+    Columns,
+    ColumnValues,
+    Constant,
+    Integers,
+    Symbols,
+    columns_of,
+    count_of,
+)
 from tickerplant.core.rows import Row
 from tickerplant.core.tables import TABLES, ColumnType, Table
 from tickerplant.limits import PARQUET_ROW_GROUP_ROWS
@@ -97,14 +106,14 @@ def _to_table(table: Table, rows: Columns | Sequence[Row], schema: pa.Schema) ->
 def _array(values: ColumnValues, kind: pa.DataType, count: int) -> pa.Array:
     if kind == _ENCODED:
         return _encoded(values, count)
+    if isinstance(values, Integers):
+        return _numbers(_fixed(values.values, np.int64, count), kind)
     if isinstance(values, Constant):
         if values.value is None:
             return pa.nulls(count, kind)
         return pa.repeat(pa.scalar(values.value, kind), count)
     if isinstance(values, Symbols):
         return _encoded(values, count).cast(kind)
-    if isinstance(values, range):
-        return pa.array(np.arange(values.start, values.stop, dtype=np.int64), kind)
     return pa.array(values, kind)
 
 
@@ -112,12 +121,29 @@ def _encoded(values: ColumnValues, count: int) -> pa.Array:
     if isinstance(values, Constant):
         if values.value is None:
             return pa.nulls(count, _ENCODED)
-        codes = pa.array(np.zeros(count, np.int32))
-        return pa.DictionaryArray.from_arrays(codes, pa.array([values.value], pa.string()))
+        codes = _numbers(np.zeros(count, np.int32), pa.int32())
+        return pa.DictionaryArray.from_arrays(codes, _dictionary((values.value,)))
     if isinstance(values, Symbols):
-        codes = pa.array(values.codes, pa.int32())
-        return pa.DictionaryArray.from_arrays(codes, pa.array(values.texts, pa.string()))
+        codes = _numbers(_fixed(values.codes, np.int32, count), pa.int32())
+        return pa.DictionaryArray.from_arrays(codes, _dictionary(values.texts))
     return pa.array(values, pa.string()).dictionary_encode()
+
+
+@lru_cache(maxsize=256)
+def _dictionary(texts: tuple[str, ...]) -> pa.Array:
+    return pa.array(texts, pa.string())
+
+
+def _fixed(values: Sequence[int], kind: type, count: int) -> "np.ndarray[Any, Any]":
+    """Raises `OverflowError`."""
+    if isinstance(values, range):
+        return np.arange(values.start, values.stop, dtype=kind)
+    return np.fromiter(values, kind, count)
+
+
+def _numbers(values: "np.ndarray[Any, Any]", kind: pa.DataType) -> pa.Array:
+    """The same memory as an Arrow array: `pa.array` looks at it, and around, for longer than it is worth."""
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
 
 
 def conform(table: Table, data: pa.Table) -> pa.Table:

@@ -15,7 +15,7 @@ from typing import Self
 import msgspec
 import pyarrow as pa
 
-from tickerplant.core.columns import Columns, Tables, count_of
+from tickerplant.core.columns import Columns, Tables, count_of, join
 from tickerplant.core.logformat import LogPosition
 from tickerplant.core.rows import Row
 from tickerplant.core.tables import TABLES, Table
@@ -25,7 +25,7 @@ from tickerplant.limits import (
     PARQUET_DAYS_PER_CLOSING,
     PARQUET_REJECTED_MAX,
 )
-from tickerplant.store.arrow_tables import RowGroups, joined, split_by_day, to_arrow
+from tickerplant.store.arrow_tables import RowGroups, split_by_day, to_arrow
 from tickerplant.store.backend import Committed, RejectedRow
 from tickerplant.store.parquet_folder import (
     LOG_START,
@@ -116,6 +116,8 @@ class ParquetStore:
             self._begun_ns = now_ns
         rejected: list[RejectedRow] = []
         for name, fresh in rows.items():
+            if not count_of(fresh):
+                continue
             waiting = self._waiting.setdefault(name, _Waiting())
             waiting.pieces.append(fresh)
             waiting.row_count += count_of(fresh)
@@ -190,16 +192,13 @@ class ParquetStore:
         if waiting is None:
             return []
         rejected: list[RejectedRow] = []
-        parts = []
-        for piece in waiting.pieces:
-            try:
-                parts.append(to_arrow(table, piece))
-            except _UNFIT:
-                sound, unfit = sort_out(table, piece)
-                self.rows_rejected += count_of(piece) - len(sound)
-                parts.append(to_arrow(table, sound))
-                rejected += unfit
-        data = joined(parts)
+        rows: Columns | Sequence[Row] = join(waiting.pieces)
+        try:
+            data = to_arrow(table, rows)
+        except _UNFIT:
+            sound, rejected = sort_out(table, rows)
+            self.rows_rejected += count_of(rows) - len(sound)
+            data = to_arrow(table, sound)
         try:
             for day, part in split_by_day(table, data):
                 self._file(table, day).add(part)

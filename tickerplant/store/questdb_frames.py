@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tickerplant.core.columns import Columns
 from tickerplant.core.rows import Row
@@ -26,8 +25,8 @@ def fitting_rows(table: Table, rows: Columns | Sequence[Row]) -> tuple[pa.Table,
         data = to_encoded(table, rows)
     except _UNFIT:
         return _sort_out(table, rows)
-    times = data[table.time].cast(pa.int64())
-    if times.null_count or (data.num_rows and pc.min(times).as_py() < 0):
+    times = data[table.time].combine_chunks()
+    if times.null_count or (data.num_rows and times.view(pa.int64()).to_numpy().min() < 0):
         return _sort_out(table, rows)
     return data, []
 

@@ -9,7 +9,7 @@ filled from the oldest record of the log.
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -19,11 +19,16 @@ import msgspec
 import pyarrow as pa
 from questdb import QuestDBError, QuestDBErrorCode, Sender
 
-from tickerplant.core.columns import Tables
+from tickerplant.core.columns import Columns, Tables, count_of, join
 from tickerplant.core.logformat import LogPosition
+from tickerplant.core.rows import Row
 from tickerplant.core.tables import TABLES, Table
 from tickerplant.errors import CredentialsError, StoreError, StoreUnavailableError
-from tickerplant.limits import QUESTDB_BEHIND_BATCH_TIMES, QUESTDB_REFUSED_PER_BATCH_MAX
+from tickerplant.limits import (
+    QUESTDB_BEHIND_BATCH_TIMES,
+    QUESTDB_CONVERT_ROWS,
+    QUESTDB_REFUSED_PER_BATCH_MAX,
+)
 from tickerplant.store.arrow_tables import joined, row_of, to_encoded
 from tickerplant.store.backend import Committed, RejectedRow
 from tickerplant.store.parquet_folder import take_lock
@@ -59,6 +64,32 @@ class _Batch(NamedTuple):
 
     parts: list[_Part]
     position: LogPosition
+
+
+class _Waiting:
+    """Rows of one table until they are sent: as they came, until they are enough for columns of Arrow."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.parts: list[pa.Table] = []
+        self._pieces: list[Columns | Sequence[Row]] = []
+        self._row_count = 0
+
+    def add(self, rows: Columns | Sequence[Row]) -> list[RejectedRow]:
+        """Those that cannot be stored."""
+        self._pieces.append(rows)
+        self._row_count += count_of(rows)
+        return self.convert() if self._row_count >= QUESTDB_CONVERT_ROWS else []
+
+    def convert(self) -> list[RejectedRow]:
+        """What came becomes a part."""
+        if not self._row_count:
+            return []
+        data, unfit = fitting_rows(self.table, join(self._pieces))
+        if data.num_rows:
+            self.parts.append(data)
+        self._pieces, self._row_count = [], 0
+        return unfit
 
 
 class QuestDbBackend:
@@ -101,7 +132,7 @@ class QuestDbBackend:
         self._kept: LogPosition | None = None
         self._taken: LogPosition | None = None
         self._sent: LogPosition | None = None
-        self._waiting: dict[str, list[pa.Table]] = {}
+        self._waiting: dict[str, _Waiting] = {}
         self._unfit: list[RejectedRow] = []
         self._row_count = 0
         self._begun_ns = 0
@@ -138,11 +169,9 @@ class QuestDbBackend:
         if self._taken == self._sent:
             self._begun_ns = now_ns
         for name, fresh in rows.items():
-            data, unfit = fitting_rows(TABLES[name], fresh)
-            self._unfit += unfit
-            if data.num_rows:
-                self._waiting.setdefault(name, []).append(data)
-                self._row_count += data.num_rows
+            waiting = self._waiting.setdefault(name, _Waiting(TABLES[name]))
+            self._unfit += waiting.add(fresh)
+            self._row_count += count_of(fresh)
         self._taken = position
         return []
 
@@ -287,8 +316,12 @@ class QuestDbBackend:
     # --- a batch ----------------------------------------------------------------------------------
 
     def _batch(self, position: LogPosition) -> _Batch:
-        """What waits."""
-        parts = [_Part(TABLES[name], joined(waiting)) for name, waiting in self._waiting.items()]
+        """What waits; rows that cannot be stored are added to `_unfit`."""
+        parts = []
+        for waiting in self._waiting.values():
+            self._unfit += waiting.convert()
+            if waiting.parts:
+                parts.append(_Part(waiting.table, joined(waiting.parts)))
         self._waiting, self._row_count = {}, 0
         return _Batch(parts, position)
 
