@@ -117,7 +117,27 @@ def test_without_maven_it_says_what_to_install(tmp_path, monkeypatch):
     with pytest.raises(
         StoreError, match=r"Maven is not installed.*apt install maven.*\[store\] conf"
     ):
-        server_jar(tmp_path / "cache")
+        server_jar(tmp_path / "cache", "java")
+
+
+def test_maven_runs_on_the_fetched_java_where_there_is_no_other(tmp_path, monkeypatch):
+    """One that says which Java it was given, and copies nothing else."""
+    jar = f"questdb-{SERVER_VERSION}.jar"
+    folder = tmp_path / "cache" / "fresh"
+    script(
+        tmp_path / "bin",
+        "mvn",
+        f'/bin/mkdir -p {folder}; echo "${{JAVA_HOME:-its own}}" > {folder / jar}',
+    )
+    fetched = tmp_path / "runtime" / "bin" / "java"
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    for home, told in (("", str(tmp_path / "runtime")), ("/opt/java", "/opt/java")):
+        monkeypatch.setenv("JAVA_HOME", home)
+        assert server_jar(tmp_path / "cache", str(fetched)).read_text().strip() == told
+        (tmp_path / "cache" / jar).unlink()
+    script(tmp_path / "bin", "java", "exit 1")
+    monkeypatch.delenv("JAVA_HOME")
+    assert server_jar(tmp_path / "cache", str(fetched)).read_text().strip() == "its own"
 
 
 def test_a_failed_fetch_says_why_in_one_line(tmp_path, monkeypatch):
@@ -126,7 +146,7 @@ def test_a_failed_fetch_says_why_in_one_line(tmp_path, monkeypatch):
     with pytest.raises(
         StoreError, match=r"^QuestDB could not be fetched with mvn: no route to the host$"
     ):
-        server_jar(tmp_path / "cache")
+        server_jar(tmp_path / "cache", "java")
 
 
 def test_a_java_that_does_not_fit_is_passed_over(tmp_path, monkeypatch):

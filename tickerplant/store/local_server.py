@@ -85,8 +85,11 @@ def cache_folder() -> Path:
 # --- what is needed, fetched once -----------------------------------------------------------------
 
 
-def server_jar(cache: Path) -> Path:
-    """The server, fetched if it is not in the cache. Raises `StoreError`."""
+def server_jar(cache: Path, java_path: str) -> Path:
+    """The server, fetched if it is not in the cache; Maven runs on `java_path` where it finds no Java by itself.
+
+    Raises `StoreError`.
+    """
     jar = cache / f"questdb-{SERVER_VERSION}.jar"
     with _locked(cache):
         if not jar.exists():
@@ -99,7 +102,9 @@ def server_jar(cache: Path) -> Path:
             fresh = cache / "fresh"
             artifact = f"-Dartifact=org.questdb:questdb:{SERVER_VERSION}"
             command = [maven, "-q", "-B", "dependency:copy", artifact, f"-DoutputDirectory={fresh}"]
-            _fetch(command, "QuestDB")
+            has_java = os.environ.get("JAVA_HOME") or shutil.which("java")
+            home = {} if has_java else {"JAVA_HOME": str(Path(java_path).resolve().parent.parent)}
+            _fetch(command, "QuestDB", {**os.environ, **home})
             (fresh / jar.name).replace(jar)
     return jar
 
@@ -140,10 +145,15 @@ def java_version(path: str) -> int:
     return int(found[1]) if found else 0
 
 
-def _fetch(command: list[str], what: str) -> None:
+def _fetch(command: list[str], what: str, environ: Mapping[str, str] | None = None) -> None:
     try:
         subprocess.run(  # noqa: S603  # mvn or pip
-            command, check=True, capture_output=True, text=True, timeout=QUESTDB_FETCH_TIMEOUT_S
+            command,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=QUESTDB_FETCH_TIMEOUT_S,
+            env=environ,
         )
     except (OSError, subprocess.SubprocessError) as error:
         output = getattr(error, "stdout", None) or getattr(error, "stderr", None) or str(error)
@@ -187,7 +197,8 @@ class LocalServer:
         self._java_options = (*_JAVA_OPTIONS, *(_LIGHT_OPTIONS if is_light else _FAST_OPTIONS))
         self._heap = heap
         self._settings = dict(settings or {})
-        self._jar, self._java = server_jar(cache), java(cache)
+        self._java = java(cache)
+        self._jar = server_jar(cache, self._java)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
