@@ -26,7 +26,7 @@ from tickerplant.core.wire import HEADER, MESSAGE_TYPES, Header
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "tests" / "end_to_end"))
 
-from processes import Plant, Process, Simulation, free_network, merged  # noqa: E402 - see the line above
+from processes import COMMAND, Plant, Process, Simulation, free_network, merged  # noqa: E402 - see the line above
 
 README = ROOT / "README.md"
 ARCHITECTURE = ROOT / "ARCHITECTURE.md"
@@ -370,6 +370,11 @@ def test_what_the_documents_show_works_on_a_running_plant(tmp_path: Path) -> Non
             served = plant.get("/metrics")
         printer.wait_output(r"KXSIM\S+ do not trade: STREAM_DEAD\n")
         assert printer.stop() == 0
+    words = ("strategy:Printer", "--speed", "0", "--config", plant.folder / "tickerplant.toml")
+    with Process("replay", tmp_path, [COMMAND, "replay", *words]) as again:
+        assert again.wait() == 0, again.errors
+        assert re.search(r"KXSIM\S+ traded \d+ \d+\n", again.output)
+        assert "refused" not in again.errors
         assert printer.errors == ""
     named = set(re.findall(r"`((?:tickerplant|process)_[a-z_]+)`", metrics_section()))
     assert named - set(re.findall(r"^# TYPE (\S+) ", served, re.MULTILINE)) == set()

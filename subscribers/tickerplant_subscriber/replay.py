@@ -20,6 +20,7 @@ from typing import Literal
 
 import uvloop
 
+from tickerplant.core.logformat import STREAM_OFFSET
 from tickerplant.core.messages import Bbo, FeedState, MarketInfo, MarketState, Stream
 from tickerplant.core.wire import HEADER, Header
 from tickerplant.errors import ConfigurationError
@@ -62,6 +63,7 @@ class Replay:
         self._from_ns = from_ns
         self._on_error = on_error
         self._streams = streams_of(strategy)
+        self._not_joined = {bytes((stream,)) for stream in Stream if stream not in self._streams}
         self._is_muted = from_ns > 0
         self._dispatch = StrategyDispatch(
             strategy, self._streams, TickerFilter(strategy.tickers), self._guard
@@ -156,6 +158,9 @@ class Replay:
         self._pass_time(self._now_ns + REORDER_WAIT_NS)
 
     def _receive(self, datagram: bytes) -> None:
+        # A recording has every stream; those that were not joined would be refused as unexpected, and told.
+        if datagram[STREAM_OFFSET : STREAM_OFFSET + 1] in self._not_joined:
+            return
         if self._arbiter is None:
             self._arbiter = self._open_arbiter(started_ns=_joined_ns(datagram))
             self._next_timer_ns = self._now_ns + self._timer_ns

@@ -5,7 +5,9 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal, Unpack
 
 import uvloop
@@ -188,6 +190,19 @@ class StrategyRun:
             )
 
 
+_refusal: ContextVar[str] = ContextVar("why nothing may be run now", default="")
+
+
+@contextmanager
+def refusing_to_run(reason: str) -> Iterator[None]:
+    """Meanwhile `run` and `run_async` raise `ConfigurationError` with `reason`: a strategy's file is only imported."""
+    before = _refusal.set(reason)
+    try:
+        yield
+    finally:
+        _refusal.reset(before)
+
+
 class RunOptions(NetworkOptions, total=False):
     """The keyword arguments of `run` and `run_async`; see there."""
 
@@ -206,6 +221,8 @@ def _run_of(
     while_repairing: WhileRepairing = "hold",
     **network: Unpack[NetworkOptions],
 ) -> StrategyRun:
+    if reason := _refusal.get():
+        raise ConfigurationError(reason)
     options = ReceiverOptions(**network)
     return StrategyRun(strategy, options, on_error, when_slow, resume, while_repairing)
 

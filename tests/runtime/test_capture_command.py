@@ -222,6 +222,10 @@ def strategies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A module in the current folder."""
     name = f"strategies_{os.getpid()}_{abs(hash(str(tmp_path)))}"
     (tmp_path / f"{name}.py").write_text(STRATEGY)
+    running = (
+        f"from {name} import Counter\nfrom tickerplant_subscriber import run\nrun(Counter())\n"
+    )
+    (tmp_path / f"{name}_running.py").write_text(running)
     monkeypatch.setattr(sys, "path", list(sys.path))
     return name
 
@@ -272,6 +276,7 @@ def test_without_a_strategy_messages_are_printed_as_tail_does(
         (("{}:Nothing",), "no strategy Nothing"),
         (("{}:no_class",), "no strategy no_class"),
         (("{}:Demanding",), "without arguments"),
+        (("{}_running:Counter",), "put that behind if __name__ =="),
         (("--speed", "fast"), "is no speed"),
         (("--speed", "-1"), "is no speed"),
         (("--from", "yesterday"), "is no time"),

@@ -78,8 +78,8 @@ class Client:
         return frame
 
     async def until(self, wanted: Callable[[Frame], bool]) -> Frame:
-        """Read until a frame is wanted; it must come within 5 seconds."""
-        async with asyncio.timeout(5):
+        """Read until a frame is wanted; it must come within 30 seconds."""
+        async with asyncio.timeout(30):
             while True:
                 frame = await self.receive()
                 if wanted(frame):

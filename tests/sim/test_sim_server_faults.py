@@ -193,7 +193,7 @@ async def test_handshakes_fail_for_a_while(
 async def test_trading_pause(join: Any, http: aiohttp.ClientSession, quiet_book: Any) -> None:
     """Sessions drop, status says so, books stand still for clients that come back; then trading goes on."""
     server, client = await quiet_book()
-    server.inject(Fault(kind="trading_pause", duration_s=0.4))
+    server.inject(Fault(kind="trading_pause", duration_s=1.5))
     await client.until_closed()
     async with http.get(f"{server.rest_url}/exchange/status") as response:
         assert response.status == 200

@@ -403,6 +403,26 @@ def test_an_exception_ends_the_replay_or_is_counted(caplog):
     assert "on_bbo raised" in caplog.text
 
 
+def test_streams_that_were_not_joined_are_no_strangers():
+    class Quotes(Strategy):
+        def __init__(self):
+            self.heard = []
+
+        def on_bbo(self, bbo):
+            self.heard.append(bbo)
+
+        def on_feed(self, event):
+            self.heard.append(event)
+
+    datagrams = run_course(4, steps=160).datagrams
+    strategy = Quotes()
+    stats = replay(strategy, timed(datagrams))
+    assert {stream for stream, _ in datagrams} > {Stream.BBO, Stream.STATUS}
+    assert {type(one) for one in strategy.heard} <= {Bbo, FeedState, StreamDead}
+    assert any(isinstance(one, Bbo) for one in strategy.heard)
+    assert stats.refused == {}
+
+
 def test_options_that_make_no_sense_are_refused():
     for speed in (0, -1, float("inf"), float("nan")):
         with pytest.raises(ConfigurationError, match="speed"):

@@ -36,7 +36,7 @@ def as_lines(report: AuditReport) -> Iterator[str]:
     """The report as text: figures, then a table of findings, then the verdict."""
     yield f"session {report.session}"
     for part, figures in report.figures.items():
-        words = ", ".join(f"{_figure(value)} {name}" for name, value in figures.items())
+        words = ", ".join(_figure(name, value) for name, value in figures.items())
         yield f"  {part}: {words}"
     if report.findings:
         yield ""
@@ -55,10 +55,10 @@ def _verdict(report: AuditReport) -> str:
     return f"not complete: {report.finding_count:,} findings ({causes})"
 
 
-def _figure(value: int | str | bool) -> str:  # noqa: FBT001  # a figure may be a truth
+def _figure(name: str, value: int | str | bool) -> str:  # noqa: FBT001  # a figure may be a truth
     if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:,}" if isinstance(value, int) else value
+        return f"{name}: {'yes' if value else 'no'}"
+    return f"{value:,} {name}" if isinstance(value, int) else f"{value} {name}"
 
 
 def _table(findings: list[Finding]) -> Iterator[str]:

@@ -238,6 +238,7 @@ def _load_strategy(name: str) -> "Strategy":
     """An instance of `module:Class`. Raises `ConfigurationError` if there is no such strategy."""
     import importlib
 
+    from tickerplant_subscriber.runner import refusing_to_run
     from tickerplant_subscriber.strategy import Strategy
 
     module_name, _, class_name = name.partition(":")
@@ -246,8 +247,10 @@ def _load_strategy(name: str) -> "Strategy":
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
+    running = f"{module_name} runs its strategy when it is imported: put that behind if __name__ == '__main__':"
     try:
-        module = importlib.import_module(module_name)
+        with refusing_to_run(running):
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
