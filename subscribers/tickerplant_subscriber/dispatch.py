@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from tickerplant.core.messages import (
+    Bbo,
     FeedState,
     MarketInfo,
     MarketState,
@@ -13,6 +14,7 @@ from tickerplant.core.messages import (
     UpstreamGap,
 )
 from tickerplant.core.packed_books import PackedBook
+from tickerplant_subscriber.book_view import BookView
 from tickerplant_subscriber.events import (
     DatagramsRefused,
     Event,
@@ -54,6 +56,18 @@ class Tables:
             self.mirror = Mirror(wanted, tell, on_update, on_other)
         if Stream.BBO in streams:
             self.quotes = Quotes(wanted, tell, on_bbo)
+
+    def book(self, ticker: str) -> BookView | None:
+        """The mirrored book, None if DELTA is not joined or the plant never spoke of the ticker."""
+        return None if self.mirror is None else self.mirror.view(ticker)
+
+    def books(self) -> Collection[BookView]:
+        """Every mirrored book."""
+        return () if self.mirror is None else tuple(self.mirror.views())
+
+    def bbo(self, ticker: str) -> Bbo | None:
+        """The last quote, None if BBO is not joined or there was none."""
+        return None if self.quotes is None else self.quotes.last(ticker)
 
     def take_image(
         self, state: StreamState, messages: Messages, books: Sequence[PackedBook] = ()

@@ -84,18 +84,15 @@ class Replay:
 
     def book(self, ticker: str) -> BookView | None:
         """The mirrored book."""
-        mirror = self._dispatch.tables.mirror
-        return None if mirror is None else mirror.view(ticker)
+        return self._dispatch.tables.book(ticker)
 
     def books(self) -> Collection[BookView]:
         """Every mirrored book."""
-        mirror = self._dispatch.tables.mirror
-        return () if mirror is None else tuple(mirror.views())
+        return self._dispatch.tables.books()
 
     def bbo(self, ticker: str) -> Bbo | None:
         """The last quote."""
-        quotes = self._dispatch.tables.quotes
-        return None if quotes is None else quotes.last(ticker)
+        return self._dispatch.tables.bbo(ticker)
 
     def stats(self) -> SubscriberStats:
         """The counts so far."""
@@ -305,10 +302,9 @@ class Earlier:
                 self._call("on_market", market)
         if self._feed is not None:
             self._call("on_feed", self._feed)
-        quotes = self._dispatch.tables.quotes
         for ticker in self._dispatch.live_tickers():
             self._call("on_live", ticker)
-            bbo = None if quotes is None else quotes.last(ticker)
+            bbo = self._dispatch.tables.bbo(ticker)
             if bbo is not None:
                 self._call("on_bbo", bbo)
 

@@ -83,18 +83,15 @@ class StrategyRun:
 
     def book(self, ticker: str) -> BookView | None:
         """The mirrored book."""
-        mirror = self._dispatch.tables.mirror
-        return None if mirror is None else mirror.view(ticker)
+        return self._dispatch.tables.book(ticker)
 
     def books(self) -> Collection[BookView]:
         """Every mirrored book."""
-        mirror = self._dispatch.tables.mirror
-        return () if mirror is None else tuple(mirror.views())
+        return self._dispatch.tables.books()
 
     def bbo(self, ticker: str) -> Bbo | None:
         """The last quote."""
-        quotes = self._dispatch.tables.quotes
-        return None if quotes is None else quotes.last(ticker)
+        return self._dispatch.tables.bbo(ticker)
 
     def stats(self) -> SubscriberStats:
         """The counts so far."""

@@ -103,18 +103,15 @@ class Subscriber(AsyncIterator[Item]):
 
     def book(self, ticker: str) -> BookView | None:
         """The mirrored book, None if DELTA is not among the streams or the plant never spoke of the ticker."""
-        mirror = self._tables.mirror
-        return None if mirror is None else mirror.view(ticker)
+        return self._tables.book(ticker)
 
     def bbo(self, ticker: str) -> Bbo | None:
         """The last quote, its state STALE if something was lost since; None if BBO is not joined or there was none."""
-        quotes = self._tables.quotes
-        return None if quotes is None else quotes.last(ticker)
+        return self._tables.bbo(ticker)
 
     def books(self) -> Collection[BookView]:
         """Every mirrored book."""
-        mirror = self._tables.mirror
-        return () if mirror is None else tuple(mirror.views())
+        return self._tables.books()
 
     def stats(self) -> SubscriberStats:
         """The counts so far."""
