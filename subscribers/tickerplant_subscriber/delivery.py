@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 from tickerplant.core.messages import GapCause, Stream
-from tickerplant.core.packed_books import PackedBook
+from tickerplant.core.packed_books import WholeBook
 from tickerplant_subscriber.events import (
     Event,
     Gap,
@@ -19,7 +19,7 @@ FLOWING = frozenset((Stream.TRADE, Stream.BBO, Stream.TICKER))
 """Streams whose messages need none before them, so that they may be handed out ahead of what is missing."""
 DeliverMessages = Callable[[StreamState, int, Messages, int], None]
 """(stream, sequence of the first message, messages, ts_send_ns)"""
-TakeImage = Callable[[StreamState, Messages, Sequence[PackedBook]], None]
+TakeImage = Callable[[StreamState, Messages, Sequence[WholeBook]], None]
 """(stream, messages of a snapshot, its books that came whole): they stand for everything before `stream.expected`"""
 Tell = Callable[[Event], None]
 

@@ -13,7 +13,7 @@ from tickerplant.core.messages import (
     Trade,
     UpstreamGap,
 )
-from tickerplant.core.packed_books import PackedBook
+from tickerplant.core.packed_books import WholeBook
 from tickerplant_subscriber.book_view import BookView
 from tickerplant_subscriber.events import (
     DatagramsRefused,
@@ -70,7 +70,7 @@ class Tables:
         return None if self.quotes is None else self.quotes.last(ticker)
 
     def take_image(
-        self, state: StreamState, messages: Messages, books: Sequence[PackedBook] = ()
+        self, state: StreamState, messages: Messages, books: Sequence[WholeBook] = ()
     ) -> None:
         """Takes what a snapshot consists of; quotes are absolute, so those simply come in."""
         if state.stream is Stream.DELTA and self.mirror is not None:
@@ -191,7 +191,7 @@ class StrategyDispatch:
         return {(state.publisher, state.partition): place}
 
     def take_image(
-        self, state: StreamState, messages: Messages, books: Sequence[PackedBook] = ()
+        self, state: StreamState, messages: Messages, books: Sequence[WholeBook] = ()
     ) -> None:
         """Takes what a snapshot consists of: what of it is state goes to its callback, books are replaced."""
         if state.stream in (Stream.DELTA, Stream.BBO):

@@ -14,7 +14,6 @@ While the stream is behind, books go on in themselves, with every check and call
 import gc
 import struct
 from collections.abc import Callable, ItemsView, Iterator, Mapping, Sequence
-from zlib import crc32
 
 from tickerplant.core.book import Level
 from tickerplant.core.messages import (
@@ -29,7 +28,7 @@ from tickerplant.core.messages import (
     StaleReason,
     Stream,
 )
-from tickerplant.core.packed_books import IS_LIVE, PackedBook
+from tickerplant.core.packed_books import IS_LIVE, WholeBook
 from tickerplant.limits import BOOK_PARTS_MAX, MARKETS_MAX, PRICE_E4_MAX, SIZE_E2_MAX
 from tickerplant_subscriber.book_view import BookView, PlantBooks
 from tickerplant_subscriber.events import (
@@ -195,7 +194,7 @@ class Mirror:
     # --- snapshots --------------------------------------------------------------------------------
 
     def take_image(
-        self, state: StreamState, messages: Messages, packed: Sequence[PackedBook] = ()
+        self, state: StreamState, messages: Messages, whole: Sequence[WholeBook] = ()
     ) -> None:
         """Replaces all books of a plant by those of a snapshot; what is not in it the plant no longer has."""
         books = self._plants.get((state.publisher, state.partition))
@@ -205,7 +204,7 @@ class Mirror:
         is_collecting = gc.isenabled()
         gc.disable()
         try:
-            self._take_image(state, books, messages, packed)
+            self._take_image(state, books, messages, whole)
         finally:
             if is_collecting:
                 gc.enable()
@@ -215,7 +214,7 @@ class Mirror:
         state: StreamState,
         books: PlantBooks,
         messages: Messages,
-        packed: Sequence[PackedBook],
+        whole: Sequence[WholeBook],
     ) -> None:
         stage = Mirror(self._wanted, lambda _event: None)
         staged = stage._plants[state.publisher, state.partition] = PlantBooks(state.session)
@@ -225,31 +224,30 @@ class Mirror:
             if view is not None:
                 self._replace(state, view, fresh)
         views = books.views
-        for book in packed:
-            view = views.get(book.ticker) or self._open_view(books, book.ticker)
+        for each in whole:
+            ticker = each.packed.ticker
+            view = views.get(ticker) or self._open_view(books, ticker)
             if view is not None:
-                self._unpack(state, view, book)
-        known = {book.ticker for book in packed}.union(staged.views)
+                self._put(state, view, each)
+        known = {each.packed.ticker for each in whole}.union(staged.views)
         for ticker, view in views.items():
             if ticker not in known:
                 self._apply_clear(state, view, None)
 
-    def _unpack(self, state: StreamState, view: BookView, packed: PackedBook) -> None:
-        """A book that came whole; it is what it says only if its levels have their checksum and make a book."""
+    def _put(self, state: StreamState, view: BookView, whole: WholeBook) -> None:
+        """A book that came whole, in the place of what was known of it."""
         view._next_part = None
-        try:
-            view._book.load_packed(packed.levels, packed.bid_count)
-            is_right = crc32(packed.levels) == packed.checksum
-        except ValueError:
+        stale_reason = whole.packed.stale_reason
+        if whole.book is None:
             view._book.clear()
-            is_right = False
-        if not is_right:
             self.mismatches += 1
             self._make_stale(state, view, StaleReason.CHECKSUM_MISMATCH)
-        elif packed.stale_reason == IS_LIVE:
+            return
+        view._book.take(whole.book)
+        if stale_reason == IS_LIVE:
             self._make_live(state, view)
         else:
-            self._make_stale(state, view, _known_reason(packed.stale_reason))
+            self._make_stale(state, view, _known_reason(stale_reason))
 
     def _replace(self, state: StreamState, view: BookView, fresh: BookView) -> None:
         view._book.take(fresh._book)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tickerplant.core.packed_books import PackedBook
+from tickerplant.core.packed_books import WholeBook
 from tickerplant.limits import RECOVERY_BACKOFF_BASE_NS, RECOVERY_BACKOFF_CAP_NS
 from tickerplant_subscriber.dialogue import Dialogue
 from tickerplant_subscriber.plant_state import PlantKey
@@ -64,7 +64,7 @@ class Talk:
     asked: list[Asked] = field(default_factory=list)
     waiting: list[StreamState] = field(default_factory=list)
     images: dict[int, Messages] = field(default_factory=dict)
-    books: list[PackedBook] = field(default_factory=list)
+    books: list[WholeBook] = field(default_factory=list)
 
 
 @dataclass(slots=True)

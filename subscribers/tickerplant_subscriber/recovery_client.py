@@ -12,7 +12,7 @@ this performs `take_actions` after each call and reports what comes of them. The
 from collections.abc import Callable, Collection
 
 from tickerplant.core.messages import GapCause, Stream
-from tickerplant.core.packed_books import PackedBooks
+from tickerplant.core.packed_books import PackedBooks, unpack
 from tickerplant.core.recovery_wire import (
     NONCE_BYTES,
     AnyControl,
@@ -309,7 +309,8 @@ class RecoveryClient(HoleRepair):
         is_asked = isinstance(request, SnapshotRequest) and request.packed
         if request is None or not is_asked or packed.session != request.session:
             raise MalformedBodyError("books that do not belong to the snapshot asked for")
-        talk.books += packed.books
+        # Made while recovery makes the next ones; at the end they only have to be put in their places.
+        talk.books += map(unpack, packed.books)
         self._note_progress(talk, len(packed.books), now_ns)
 
     def _note_progress(self, talk: Talk, message_count: int, now_ns: int) -> None:

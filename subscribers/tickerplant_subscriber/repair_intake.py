@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tickerplant.core.messages import GapCause
-from tickerplant.core.packed_books import PackedBook
+from tickerplant.core.packed_books import WholeBook
 from tickerplant.core.wire import Header, decode_body, decode_header
 from tickerplant.errors import WireError
 from tickerplant.limits import REORDER_DATAGRAMS_MAX, REORDER_WAIT_NS, RESUME_PATIENCE_NS
@@ -70,7 +70,7 @@ class RepairIntake(SessionTracker):
         next_seq: int,
         messages: Messages,
         now_ns: int,
-        books: Sequence[PackedBook] = (),
+        books: Sequence[WholeBook] = (),
     ) -> bool:
         """Takes a snapshot of a stream in its current session; False if its place is not where it was expected."""
         if state.image is None or next_seq < state.image.next_seq:

@@ -16,7 +16,7 @@ from enum import IntEnum
 from sortedcontainers import SortedDict
 
 from tickerplant.core.messages import AnyMessage, GapCause, Stream
-from tickerplant.core.packed_books import PackedBook
+from tickerplant.core.packed_books import WholeBook
 from tickerplant.limits import REORDER_DATAGRAMS_MAX
 
 Messages = list[AnyMessage | None]
@@ -122,7 +122,7 @@ class Image:
 
     next_seq: int
     messages: Messages | None = None
-    books: Sequence[PackedBook] = ()
+    books: Sequence[WholeBook] = ()
 
 
 @dataclass(slots=True)

@@ -10,11 +10,10 @@ the queue. After a `Gap` with cause CONSUMER ask `book(ticker).live`: what is to
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import suppress
 from typing import Self, Unpack
 
 from tickerplant.core.messages import AnyMessage, Bbo, Stream
-from tickerplant.core.packed_books import PackedBook, messages_of
+from tickerplant.core.packed_books import WholeBook, messages_of
 from tickerplant.errors import ConfigurationError
 from tickerplant.limits import MESSAGES_PER_TURN, SUBSCRIBER_QUEUE_MESSAGES
 from tickerplant_subscriber.book_view import BookView
@@ -226,7 +225,7 @@ class Subscriber(AsyncIterator[Item]):
             )
 
     def _take_image(
-        self, state: StreamState, messages: Messages, books: Sequence[PackedBook]
+        self, state: StreamState, messages: Messages, books: Sequence[WholeBook]
     ) -> None:
         """The messages of a snapshot stand in the iteration as they are; books and quotes are replaced by them."""
         collected: list[Item] = []
@@ -236,10 +235,8 @@ class Subscriber(AsyncIterator[Item]):
                 message for message in messages if message is not None and wanted[message.ticker]
             ]
             for book in books:
-                if wanted[book.ticker]:
-                    # One that makes no book is told as STALE.
-                    with suppress(ValueError):
-                        collected += messages_of(book)
+                if wanted[book.packed.ticker]:
+                    collected += messages_of(book)
         events = self._collected = []
         self._tables.take_image(state, messages, books)
         self._collected = None

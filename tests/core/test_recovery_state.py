@@ -23,7 +23,7 @@ from tickerplant.core.messages import (
     MarketInfo,
     Stream,
 )
-from tickerplant.core.packed_books import decode_books, fits_a_frame, messages_of
+from tickerplant.core.packed_books import decode_books, fits_a_frame, messages_of, unpack
 from tickerplant.core.recovery_cut import Market, book_chunks, pack_market
 from tickerplant.core.recovery_state import PlantState
 from tickerplant.core.snapshot_packets import SNAPSHOT_STREAMS, SnapshotPackets
@@ -95,7 +95,7 @@ def told(cut, streams=SNAPSHOT_STREAMS, between=lambda: None):
     others += [
         encode_datagram(0, Stream.DELTA, cut.session, 1, 1, [message], flags=FLAG_SNAPSHOT)
         for book in books
-        for message in messages_of(book)
+        for message in messages_of(unpack(book))
     ]
     seen = told_by(datagrams + packets.finish(1), cut, packets.counts)
     assert told_by(others + whole.finish(1), cut) == seen

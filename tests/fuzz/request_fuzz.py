@@ -18,11 +18,10 @@ from plant_log import PlantLog
 from tick_log import QUICK
 
 from tickerplant.core import recovery_wire, wire
-from tickerplant.core.book import Book
 from tickerplant.core.conversation import Conversation, Keys
 from tickerplant.core.gap_fill import GapFillServer
 from tickerplant.core.messages import Stream
-from tickerplant.core.packed_books import PackedBooks
+from tickerplant.core.packed_books import PackedBooks, messages_of, unpack
 from tickerplant.core.recovery_wire import (
     FRAME_HEADER,
     NONCE_BYTES,
@@ -326,13 +325,11 @@ class RequestFuzzer:
                 self.exceptions[type(error).__name__] += 1
 
     def _load_books(self, packed: PackedBooks) -> None:
-        """As the mirror does."""
+        """As the recovery client does."""
         for one in packed.books:
-            try:
-                Book().load_packed(one.levels, one.bid_count)
-                self.outcomes["book loaded"] += 1
-            except ValueError:
-                self.outcomes["book refused"] += 1
+            whole = unpack(one)
+            self.outcomes["book loaded" if whole.book is not None else "book refused"] += 1
+            messages_of(whole)
 
     # --- damage -----------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from tickerplant.core.messages import (
     Stream,
     UpdateCause,
 )
-from tickerplant.core.packed_books import IS_LIVE, PackedBook
+from tickerplant.core.packed_books import IS_LIVE, PackedBook, unpack
 from tickerplant.limits import STREAM_DEAD_NS
 from tickerplant_subscriber import mirror as mirror_module
 from tickerplant_subscriber.dispatch import Tables
@@ -107,7 +107,7 @@ def packed(
 
 def take(plant: MirroredPlant, *books: PackedBook) -> None:
     """A snapshot of just these books."""
-    plant.mirror.take_image(next(iter(plant.arbiter.states())), [], books)
+    plant.mirror.take_image(next(iter(plant.arbiter.states())), [], list(map(unpack, books)))
 
 
 def test_a_snapshot_with_whole_books_replaces_all(plant: MirroredPlant) -> None:

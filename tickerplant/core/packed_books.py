@@ -5,6 +5,8 @@ the sum is taken over the bytes as they came, and the four lists of a `Book` are
 """
 
 from collections.abc import Iterable
+from typing import NamedTuple
+from zlib import crc32
 
 import msgspec
 
@@ -82,22 +84,42 @@ def decode_books(payload: bytes) -> PackedBooks:
         raise MalformedBodyError(f"books of a snapshot: {error}") from error
 
 
-def messages_of(book: PackedBook) -> list[AnyMessage]:
-    """What says the same as messages of the delta stream. Raises `ValueError` for levels that make no book."""
-    stamp = (book.ticker, book.g, book.ts_event_ns, book.ts_recv_ns)
-    levels = Book()
-    levels.load_packed(book.levels, book.bid_count)
-    parts = image_parts(levels)
+class WholeBook(NamedTuple):
+    """A book that came packed, ready to be used; `book` is None where the levels make none or have another sum."""
+
+    packed: PackedBook
+    book: Book | None
+
+
+def unpack(packed: PackedBook) -> WholeBook:
+    """The book; what it holds is what it says, or there is none."""
+    if crc32(packed.levels) != packed.checksum:
+        return WholeBook(packed, None)
+    book = Book()
+    try:
+        book.load_packed(packed.levels, packed.bid_count)
+    except ValueError:
+        return WholeBook(packed, None)
+    return WholeBook(packed, book)
+
+
+def messages_of(whole: WholeBook) -> list[AnyMessage]:
+    """What says the same as messages of the delta stream; nothing of what is no book."""
+    packed, book = whole
+    if book is None:
+        return []
+    stamp = (packed.ticker, packed.g, packed.ts_event_ns, packed.ts_recv_ns)
+    parts = image_parts(book)
     messages: list[AnyMessage] = [
         BookLevels(*stamp, part, len(parts), *sides) for part, sides in enumerate(parts)
     ]
-    if book.stale_reason == IS_LIVE:
-        messages.append(BookReady(*stamp, book.checksum))
+    if packed.stale_reason == IS_LIVE:
+        messages.append(BookReady(*stamp, packed.checksum))
     else:
-        messages.append(BookStale(*stamp, book.stale_reason))
+        messages.append(BookStale(*stamp, packed.stale_reason))
     return messages
 
 
 def messages_of_encoded(encoded: bytes) -> list[AnyMessage]:
     """The same of a book that this process encoded."""
-    return messages_of(_decode_book(encoded))
+    return messages_of(unpack(_decode_book(encoded)))
