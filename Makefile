@@ -7,7 +7,7 @@ ARGS ?=
 # Processes that the tests are divided among, whole files to each; 0: all in one. Many tests wait most of the time.
 JOBS ?= 3
 
-.PHONY: help install demo test lint types bench soak network fuzz seeds million storebench querybench questdb clean
+.PHONY: help install demo test lint types bench soak network fuzz seeds million storebench querybench deadbench questdb clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -60,6 +60,9 @@ storebench: $(VENV)/.installed ## rows a second into a real QuestDB, and the tim
 
 querybench: $(VENV)/.installed ## how long questions to a real QuestDB with twelve million rows take
 	@$(BIN)/python -m tickerplant.bench.query_times $(ARGS)
+
+deadbench: $(VENV)/.installed ## the plant's latency while the store's database answers, is dead, and hangs
+	@$(BIN)/python -m tickerplant.bench.dead_database $(ARGS)
 
 million: $(VENV)/.installed ## a million messages into a real QuestDB, then compared; ARGS="--server-kills 3 --store-kills 2"
 	@$(BIN)/python tests/store/million.py $(ARGS)

@@ -11,6 +11,7 @@ import socket
 import statistics
 import time
 from contextlib import AsyncExitStack
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
@@ -47,11 +48,13 @@ class EndToEnd:
         self._sender: ChildProcess
         self._plant: ChildProcess
         self._subscriber: ChildProcess
+        self.log_folder: Path
 
     async def start(self, resources: AsyncExitStack) -> None:
         """Starts the processes; returns when all books are published."""
         group = free_group()
         folder = resources.enter_context(TemporaryDirectory(prefix="tickerplant-bench-"))
+        self.log_folder = Path(folder)
         offset_ns = time.time_ns() - time.monotonic_ns()
         port = free_port()
 
