@@ -32,7 +32,7 @@ from tickerplant.errors import StoreError
 from tickerplant.limits import BENCH_STORE_TIMEOUT_S
 from tickerplant.runtime.logreader import LogReader
 from tickerplant.runtime.ticklog import open_ticklog
-from tickerplant.store.arrow_tables import to_encoded
+from tickerplant.store.arrow_tables import to_arrow
 from tickerplant.store.local_server import LocalServer, cache_folder
 from tickerplant.store.questdb_frames import symbols, to_frame
 from tickerplant.store.questdb_http import Login, QuestDbHttp
@@ -167,9 +167,7 @@ def _batches(folder: Path) -> list[list[tuple[Table, pa.Table]]]:
                 mapper.add(decode_header(datagram), datagram)
             if mapper.row_count >= _CLIENT_BATCH_ROWS:
                 taken = mapper.take().items()
-                batches.append(
-                    [(TABLES[name], to_encoded(TABLES[name], one)) for name, one in taken]
-                )
+                batches.append([(TABLES[name], to_arrow(TABLES[name], one)) for name, one in taken])
     return batches
 
 

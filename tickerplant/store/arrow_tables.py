@@ -46,37 +46,24 @@ SCHEMAS: Mapping[str, pa.Schema] = {
     for table in TABLES.values()
 }
 """The schema of each table, by name."""
-_ENCODED = pa.dictionary(pa.int32(), pa.string())
-ENCODED_SCHEMAS: Mapping[str, pa.Schema] = {
-    table.name: pa.schema(
-        [
-            (
-                column.name,
-                _ENCODED if column.type is ColumnType.SYMBOL else ARROW_TYPES[column.type],
-            )
-            for column in table.columns
-        ]
-    )
-    for table in TABLES.values()
-}
-"""The same with symbols as codes of a dictionary."""
 
 
 def to_arrow(table: Table, rows: Columns | Sequence[Row]) -> pa.Table:
     """`rows` as an Arrow table. Raises `pa.ArrowInvalid`, `OverflowError` for a value that its column cannot hold."""
-    return _to_table(table, rows, SCHEMAS[table.name])
-
-
-def to_encoded(table: Table, rows: Columns | Sequence[Row]) -> pa.Table:
-    """As `to_arrow`, symbols as codes of a dictionary."""
-    return _to_table(table, rows, ENCODED_SCHEMAS[table.name])
+    schema = SCHEMAS[table.name]
+    count = count_of(rows)
+    if not count:
+        return schema.empty_table()
+    values = columns_of(rows).values
+    arrays = [_array(one, field.type, count) for one, field in zip(values, schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def joined(parts: Sequence[pa.Table]) -> pa.Table:
     """The rows of `parts`, which have the same schema, in one piece."""
     if len(parts) == 1:
         return parts[0]
-    return pa.concat_tables(parts).unify_dictionaries().combine_chunks()
+    return pa.concat_tables(parts).combine_chunks()
 
 
 def row_of(table: Table, data: pa.Table, index: int) -> Row:
@@ -94,18 +81,7 @@ def _value_of(kind: ColumnType, value: pa.Scalar) -> Any:
     return value.as_py()
 
 
-def _to_table(table: Table, rows: Columns | Sequence[Row], schema: pa.Schema) -> pa.Table:
-    count = count_of(rows)
-    if not count:
-        return schema.empty_table()
-    values = columns_of(rows).values
-    arrays = [_array(one, field.type, count) for one, field in zip(values, schema, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=schema)
-
-
 def _array(values: ColumnValues, kind: pa.DataType, count: int) -> pa.Array:
-    if kind == _ENCODED:
-        return _encoded(values, count)
     if isinstance(values, Integers):
         return _numbers(_fixed(values.values, np.int64, count), kind)
     if isinstance(values, Constant):
@@ -113,20 +89,9 @@ def _array(values: ColumnValues, kind: pa.DataType, count: int) -> pa.Array:
             return pa.nulls(count, kind)
         return pa.repeat(pa.scalar(values.value, kind), count)
     if isinstance(values, Symbols):
-        return _encoded(values, count).cast(kind)
-    return pa.array(values, kind)
-
-
-def _encoded(values: ColumnValues, count: int) -> pa.Array:
-    if isinstance(values, Constant):
-        if values.value is None:
-            return pa.nulls(count, _ENCODED)
-        codes = _numbers(np.zeros(count, np.int32), pa.int32())
-        return pa.DictionaryArray.from_arrays(codes, _dictionary((values.value,)))
-    if isinstance(values, Symbols):
         codes = _numbers(_fixed(values.codes, np.int32, count), pa.int32())
-        return pa.DictionaryArray.from_arrays(codes, _dictionary(values.texts))
-    return pa.array(values, pa.string()).dictionary_encode()
+        return pa.DictionaryArray.from_arrays(codes, _dictionary(values.texts)).cast(kind)
+    return pa.array(values, kind)
 
 
 @lru_cache(maxsize=256)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from tickerplant.core.columns import Columns
 from tickerplant.core.rows import Row
 from tickerplant.core.tables import ColumnType, Table
-from tickerplant.store.arrow_tables import to_encoded
+from tickerplant.store.arrow_tables import to_arrow
 from tickerplant.store.backend import RejectedRow
 
 _UNFIT = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, ValueError)
@@ -20,9 +20,9 @@ _NO_TIME = np.iinfo(np.int64).min
 
 
 def fitting_rows(table: Table, rows: Columns | Sequence[Row]) -> tuple[pa.Table, list[RejectedRow]]:
-    """Rows as `to_encoded` has them, and the ones that no column holds or whose time is before 1970."""
+    """Rows as columns, and the ones that no column holds or whose time is before 1970."""
     try:
-        data = to_encoded(table, rows)
+        data = to_arrow(table, rows)
     except _UNFIT:
         return _sort_out(table, rows)
     times = data[table.time].combine_chunks()
@@ -36,7 +36,7 @@ def _sort_out(table: Table, rows: Columns | Sequence[Row]) -> tuple[pa.Table, li
     rejected: list[RejectedRow] = []
     for row in rows.rows() if isinstance(rows, Columns) else rows:
         try:
-            to_encoded(table, [row])
+            to_arrow(table, [row])
         except _UNFIT as error:
             rejected.append(RejectedRow(table.name, row, str(error)))
             continue
@@ -45,7 +45,7 @@ def _sort_out(table: Table, rows: Columns | Sequence[Row]) -> tuple[pa.Table, li
             rejected.append(RejectedRow(table.name, row, f"{table.time} is before 1970"))
         else:
             sound.append(row)
-    return to_encoded(table, sound), rejected
+    return to_arrow(table, sound), rejected
 
 
 def to_frame(table: Table, data: pa.Table) -> pd.DataFrame:
@@ -85,12 +85,9 @@ def _booleans(values: pa.Array) -> Any:
     return values.fill_null(False).to_numpy(zero_copy_only=False)
 
 
-def _categories(values: pa.Array) -> Any:
-    encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
-    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    return pd.Categorical.from_codes(
-        codes, categories=encoded.dictionary.to_pylist(), validate=False
-    )
+def _symbols(values: pa.Array) -> Any:
+    """As Arrow has them: the client reads these as fast as codes, which take longer to make."""
+    return pd.arrays.ArrowExtensionArray(values)
 
 
 def _texts(values: pa.Array) -> Any:
@@ -112,7 +109,7 @@ _SERIES = {
     ColumnType.TIME: _times,
     ColumnType.INTEGER: _integers,
     ColumnType.BOOLEAN: _booleans,
-    ColumnType.SYMBOL: _categories,
+    ColumnType.SYMBOL: _symbols,
     ColumnType.TEXT: _texts,
     ColumnType.LEVELS: _levels,
 }

@@ -29,7 +29,7 @@ from tickerplant.limits import (
     QUESTDB_CONVERT_ROWS,
     QUESTDB_REFUSED_PER_BATCH_MAX,
 )
-from tickerplant.store.arrow_tables import joined, row_of, to_encoded
+from tickerplant.store.arrow_tables import joined, row_of, to_arrow
 from tickerplant.store.backend import Committed, RejectedRow
 from tickerplant.store.parquet_folder import take_lock
 from tickerplant.store.questdb_frames import fitting_rows, symbols, to_frame
@@ -369,7 +369,7 @@ class QuestDbBackend:
     def _is_refused_again(self, one: RejectedRow) -> bool:
         """Alone, after others were taken: then it is this row's fault, not a passing state of the server."""
         table = TABLES[one.table]
-        return self._flush([_Part(table, to_encoded(table, [one.row]))]) is not None
+        return self._flush([_Part(table, to_arrow(table, [one.row]))]) is not None
 
     def _without_refused(
         self, parts: list[_Part], error: QuestDBError
