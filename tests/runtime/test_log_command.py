@@ -13,10 +13,12 @@ from tick_log import QUICK, SESSION, Sender, begun, write_log
 
 from tickerplant.commands import log
 from tickerplant.core.logformat import SEGMENT_HEADER_BYTES, LogPosition, SegmentName
-from tickerplant.core.messages import Stream
+from tickerplant.core.messages import BookStale, Stream
 from tickerplant.errors import EXIT_FAILURE, EXIT_OK, TickLogError
 from tickerplant.runtime.logfolder import segment_names, store_position
 from tickerplant.runtime.ticklog import open_ticklog
+from tickerplant_subscriber.recording_format import Place, RecordedEvent
+from tickerplant_subscriber.recording_writer import RecordingWriter, Rotation
 
 pytestmark = pytest.mark.usefixtures("no_configuration")
 
@@ -328,3 +330,60 @@ def test_verify_ends_also_while_the_log_is_being_written(run, folder):
         for _ in range(50):
             assert ticklog.append([sender.data()])
             assert run("verify")[0] == EXIT_OK
+
+
+def write_recording(folder, told=()):
+    """Two sessions as a recorder writes them when the plant restarts: stream by stream, the old one goes on meanwhile.
+
+    Of the old one 4 to 6 and 9 of stream delta are missing; `told` of that are its gaps (from, to).
+    """
+    writer = RecordingWriter(folder, Rotation(10**9, 10**18))
+    old, new = SESSION, SESSION + 1
+    steps = [
+        (old, Stream.DELTA, 1, 3),
+        (old, Stream.STATUS, 1, 1),
+        (new, Stream.STATUS, 1, 2),
+        (old, Stream.DELTA, 7, 2),
+        (new, Stream.DELTA, 1, 2),
+        (old, Stream.DELTA, 10, 1),
+        (new, Stream.STATUS, 3, 1),
+    ]
+    for number, (session, stream, seq, count) in enumerate(steps):
+        messages = [BookStale("KXA", 1, 0, 0, 1)] * count
+        writer.append(Place(1, 0, session, stream), seq, session + number, messages, session)
+    for first, last in told:
+        event = RecordedEvent(1, "Gap", old, Stream.DELTA, first, last, "network")
+        writer.tell(event)
+    writer.close()
+
+
+def test_verify_of_a_recording_whose_sessions_overlap_is_sound_if_all_that_lacks_was_told(
+    run, tmp_path
+):
+    write_recording(tmp_path / "log", told=[(9, 9), (4, 6)])
+    code, text, _ = run("verify")
+    assert (code, "ok: 2 sessions, 2 segments, 7 records" in text) == (EXIT_OK, True)
+    assert "4 missing, told by the recorder as lost" in text
+    code, text, _ = run("verify", "--format", "json")
+    old, new = json.loads(text)["sessions"]
+    delta = old["streams"][str(int(Stream.DELTA))]
+    assert (delta["messages"], delta["missing_messages"], delta["told_messages"]) == (6, 4, 4)
+    assert not any(stream["missing_messages"] for stream in new["streams"].values())
+    assert run("cat")[0] == EXIT_OK
+
+
+@pytest.mark.parametrize("told", [(), [(4, 6)], [(9, 9), (5, 6)], [(9, 9), (4, 4), (6, 6)]])
+def test_verify_of_a_recording_names_what_is_missing_and_was_not_told(run, tmp_path, told):
+    write_recording(tmp_path / "log", told)
+    code, text, _ = run("verify")
+    assert code == EXIT_FAILURE
+    lacks = "9 to 9 missing" if told == [(4, 6)] else "4 to 6 missing"
+    assert lacks in text
+
+
+def test_verify_of_a_recording_finds_damage(run, tmp_path):
+    folder = tmp_path / "log"
+    write_recording(folder, told=[(9, 9), (4, 6)])
+    spoil(folder, SegmentName(SESSION, 1), SEGMENT_HEADER_BYTES + 30)
+    code, text, _ = run("verify")
+    assert (code, f"damaged at offset {SEGMENT_HEADER_BYTES}" in text) == (EXIT_FAILURE, True)

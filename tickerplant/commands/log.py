@@ -194,7 +194,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
 
     folder = _folder_of(arguments)
     try:
-        report = verify_log(folder, progress_bar())
+        report = verify_log(folder, progress_bar(), _told_lost(folder))
     except OSError as error:
         raise _unreadable(folder, error) from error
     if arguments.format == "json":
@@ -202,6 +202,19 @@ def run_verify(arguments: argparse.Namespace) -> int:
     else:
         _print_report(report)
     return EXIT_OK if report.is_sound else EXIT_FAILURE
+
+
+def _told_lost(folder: Path) -> dict[tuple[int, int], list[tuple[int, int]]]:
+    """What the recorder told as lost, if this is a recording; nothing of a tick log. Raises `RecordingError`."""
+    from tickerplant.runtime.logfolder import segment_names
+    from tickerplant_subscriber.recording_reader import recorded_events
+
+    told: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for session in {name.session for name in segment_names(folder)}:
+        for event in recorded_events(folder, session):
+            if event.kind == "Gap":
+                told.setdefault((session, event.stream), []).append((event.from_seq, event.to_seq))
+    return told
 
 
 def _print_report(report: "LogReport") -> None:
@@ -237,6 +250,8 @@ def _print_session(session: "SessionSummary") -> None:
             f"{stream.messages:>12} messages{stream.datagrams:>10} datagrams"
             f"{stream.heartbeats:>9} heartbeats  {times if stream.first_ns else '-'}"
         )
+        if stream.told_messages:
+            print(f"{stream.told_messages:>43} missing, told by the recorder as lost")
 
 
 # --- cat ------------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
 """What is in the tick log, and whether it is sound: the figures of `tickerplant log ls` and `log verify`.
 
 The log is sound if every byte up to its end is a valid record and, in each session and stream, every sequence number
-stands there once and in order. A torn tail is no damage: the plant is writing, or the next start cuts it.
+stands there once and in order. A torn tail is no damage: the plant is writing, or the next start cuts it. A recording
+is read in the same way; what its recorder told as lost is missing there, and no fault.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,6 +56,8 @@ class StreamSummary(msgspec.Struct):
     first_ns: int = 0
     last_ns: int = 0
     missing_messages: int = 0
+    told_messages: int = 0
+    """Of those missing, which a recorder told as lost."""
     repeated_messages: int = 0
     ended: bool = False
 
@@ -106,12 +109,17 @@ class _Place(NamedTuple):
         return f"{self.segment} offset {self.offset}"
 
 
+ToldLost = Mapping[tuple[int, int], Sequence[tuple[int, int]]]
+"""(session, stream) -> first and last sequence of what is known to be lost, in any order."""
+
+
 class LogCheck:
     """Takes batches of a reader in their order; `report` grows."""
 
-    def __init__(self, folder: Path) -> None:
-        """For the log in `folder`."""
+    def __init__(self, folder: Path, told_lost: ToldLost | None = None) -> None:
+        """For the log, or the recording, in `folder`."""
         self.report = LogReport(str(folder))
+        self._told_lost = told_lost or {}
         self._session: SessionSummary | None = None
         self._segment: SegmentName | None = None
         self._expected: dict[int, int] = {}
@@ -144,6 +152,9 @@ class LogCheck:
         if header is None:
             return
         for stream, first_seq in enumerate(header.first_seqs, start=1):
+            if not first_seq:
+                # A recording that has nothing of the stream yet.
+                continue
             expected = self._expected.setdefault(stream, first_seq)
             if expected != first_seq:
                 self._misplaced(stream, expected, first_seq, _Place(name, 0))
@@ -187,11 +198,24 @@ class LogCheck:
         summary = self._session.streams[stream]
         name = f"session {self._session.session} stream {summary.stream}"
         if seq > expected:
+            told = self._told_within(stream, expected, seq)
             summary.missing_messages += seq - expected
-            self._fault(f"{name}: {expected} to {seq - 1} missing before {place}")
+            summary.told_messages += told
+            if told < seq - expected:
+                self._fault(f"{name}: {expected} to {seq - 1} missing before {place}")
         else:
             summary.repeated_messages += expected - seq
             self._fault(f"{name}: {seq} again after {expected - 1} at {place}")
+
+    def _told_within(self, stream: int, expected: int, seq: int) -> int:
+        """How many of the sequences from `expected` up to but not including `seq` were told as lost."""
+        assert self._session is not None
+        told = 0
+        for first, last in sorted(self._told_lost.get((self._session.session, stream), ())):
+            if last >= expected and first < seq:
+                told += min(last + 1, seq) - max(first, expected)
+                expected = min(last + 1, seq)
+        return told
 
 
 def _new_session(name: SegmentName, header: SegmentHeader | None) -> SessionSummary:
@@ -204,15 +228,19 @@ def _new_session(name: SegmentName, header: SegmentHeader | None) -> SessionSumm
     return summary
 
 
-def verify_log(folder: Path, tell_progress: Callable[[int, int], None] | None = None) -> LogReport:
+def verify_log(
+    folder: Path,
+    tell_progress: Callable[[int, int], None] | None = None,
+    told_lost: ToldLost | None = None,
+) -> LogReport:
     """Read the log in `folder` as far as it is written now. `tell_progress(read, total)` is called with bytes.
 
-    Raises `OSError` if it cannot be read.
+    `told_lost`: what a recording tells as lost. Raises `OSError` if it cannot be read.
     """
     files = segment_files(folder)
     total = sum(file.size_bytes for file in files)
     end = (files[-1].name, files[-1].size_bytes) if files else None
-    check = LogCheck(folder)
+    check = LogCheck(folder, told_lost)
     read_bytes = 0
     with LogReader(folder) as reader:
         while (batch := reader.read()) is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from tickerplant.core.logformat import (
+    NO_SEGMENT,
     RECORD_MAX_BYTES,
     SEGMENT_HEADER_BYTES,
     STREAM_OFFSET,
@@ -338,7 +339,9 @@ class LogReader:
                 SegmentName(segment.name.session, 1),
             )
         else:
-            is_next = segment.header.previous_segment == left.name
+            # Of a recording the first segment of a session names none: two sessions may be written at a time.
+            is_first = segment.name.ordinal == 1 and segment.header.previous_segment == NO_SEGMENT
+            is_next = is_first or segment.header.previous_segment == left.name
         if not is_next:
             self._faults.append(LogFault(FaultKind.MISSING, start, end))
         left.close()
