@@ -251,7 +251,7 @@ class StoreConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
     """questdb: user name; empty with a password file: what is in the file is a token."""
     password_path: str = ""
     """questdb: file with the password, or token, on its first line; empty: the server wants none."""
-    batch_ms: int = 50
+    batch_ms: int = 40
     """questdb: age, in milliseconds, at which rows are sent."""
     batch_rows: int = 50_000
     """questdb: rows at which they are sent earlier."""

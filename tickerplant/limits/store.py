@@ -35,7 +35,7 @@ QUESTDB_STOP_TIMEOUT_S = 20
 """A server that has not ended so long after SIGTERM is killed."""
 STORE_READ_BYTES = 256 * 1024
 """Of the log, that the store takes in one go; the rest waits for the next turn."""
-STORE_TAIL_S = 0.01
+STORE_TAIL_S = 0.005
 """How long the store waits at the end of the log before it looks again."""
 STORE_RETRY_S = 1.0
 STORE_RETRY_MAX_S = 30.0

@@ -73,6 +73,8 @@ _SETTINGS = {
         for pool in ("http", "shared", "wal.apply")
         for setting, turns in (("yield", "1"), ("nap", "10"), ("sleep", "100"))
     },
+    # Asleep they do not see a request or a commit: a row would wait 10 ms twice on its way.
+    **{f"{pool}.worker.sleep.timeout": "2" for pool in ("http", "shared", "wal.apply")},
 }
 
 

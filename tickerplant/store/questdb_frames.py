@@ -95,14 +95,14 @@ def _texts(values: pa.Array) -> Any:
 
 
 def _levels(values: pa.Array) -> Any:
-    arrays = [
-        None if one is None else np.array(one, dtype=np.float64).reshape(2, -1)
-        for one in values.to_pylist()
-    ]
-    series = pd.Series([None] * len(arrays), dtype=object)
-    for index, one in enumerate(arrays):
-        series.iat[index] = one
-    return series
+    """Arrays of two rows that share the memory of `values`."""
+    sides, firsts = values.values, values.offsets.to_numpy()
+    numbers, bounds = sides.values.to_numpy(), sides.offsets.to_numpy()
+    found = np.empty(len(values), dtype=object)
+    for index in np.flatnonzero(values.is_valid().to_numpy(zero_copy_only=False)):
+        first = firsts[index]
+        found[index] = numbers[bounds[first] : bounds[first + 2]].reshape(2, -1)
+    return pd.Series(found, dtype=object, copy=False)
 
 
 _SERIES = {
