@@ -77,7 +77,7 @@ class StreamPackets:
         messages = self.messages
         total = len(messages)
         start = 0
-        if total <= self._fitting and not keep_last:
+        if 0 < total <= self._fitting and not keep_last:
             body = encode_body(messages)
             size = len(body)
             if size <= BODY_MAX_BYTES:
