@@ -90,9 +90,10 @@ _decode_any = msgspec.msgpack.Decoder().decode
 _decode_one: Callable[[msgspec.Raw], AnyMessage] = msgspec.msgpack.Decoder(AnyMessage).decode
 _decode_heartbeat = msgspec.msgpack.Decoder(HeartbeatBody).decode
 _unpack_header = HEADER.unpack_from
-_new_header = Header._make
-_STREAMS = frozenset(Stream)
-_KINDS = frozenset(Kind)
+_new_tuple = tuple.__new__
+_STREAMS = frozenset(map(int, Stream))
+_KINDS = frozenset(map(int, Kind))
+_DATA = int(Kind.DATA)
 MESSAGE_TYPES: tuple[type[Message], ...] = get_args(AnyMessage)
 _KNOWN_TAGS = frozenset(message.__struct_config__.tag for message in MESSAGE_TYPES)
 
@@ -107,31 +108,27 @@ def decode_header(datagram: bytes | memoryview) -> Header:
         raise TruncatedDatagramError(
             f"datagram of {size} B is shorter than the {HEADER_BYTES} B header"
         )
-    header = _new_header(_unpack_header(datagram))
-    if header.magic != MAGIC or header.version != VERSION:
-        if header.magic != MAGIC:
+    fields = _unpack_header(datagram)
+    # Checked before they have names: every look at one by its name takes as long as a check.
+    magic, version, kind, stream, flags, _, _, seq, _, message_count, body_bytes, _, _ = fields
+    if magic != MAGIC or version != VERSION:
+        if magic != MAGIC:
             raise ForeignDatagramError(
-                f"magic 0x{header.magic:04X} is not KTP: another protocol on the group"
+                f"magic 0x{magic:04X} is not KTP: another protocol on the group"
             )
         raise UnsupportedVersionError(
-            f"KTP version {header.version}; this library reads version {VERSION}"
+            f"KTP version {version}; this library reads version {VERSION}"
         )
-    if header.kind not in _KINDS or header.stream not in _STREAMS:
-        raise UnsupportedVersionError(f"unknown kind {header.kind} or stream {header.stream}")
-    trailer = TRAILER_BYTES if header.flags & FLAG_AUTHENTICATED else 0
-    if size != HEADER_BYTES + header.body_bytes + trailer:
-        raise LengthMismatchError(
-            f"datagram of {size} B, header says {header.body_bytes} B of body"
-        )
-    if header.body_bytes > BODY_MAX_BYTES or (header.kind == Kind.DATA) != (
-        header.message_count > 0
-    ):
-        raise LengthMismatchError(
-            f"body of {header.body_bytes} B with {header.message_count} messages"
-        )
-    if header.seq == 0 or header.seq + header.message_count > 0xFFFF_FFFF_FFFF_FFFF:
-        raise LengthMismatchError(f"sequence {header.seq} is out of range")
-    return header
+    if kind not in _KINDS or stream not in _STREAMS:
+        raise UnsupportedVersionError(f"unknown kind {kind} or stream {stream}")
+    trailer = TRAILER_BYTES if flags & FLAG_AUTHENTICATED else 0
+    if size != HEADER_BYTES + body_bytes + trailer:
+        raise LengthMismatchError(f"datagram of {size} B, header says {body_bytes} B of body")
+    if body_bytes > BODY_MAX_BYTES or (kind == _DATA) != (message_count > 0):
+        raise LengthMismatchError(f"body of {body_bytes} B with {message_count} messages")
+    if seq == 0 or seq + message_count > 0xFFFF_FFFF_FFFF_FFFF:
+        raise LengthMismatchError(f"sequence {seq} is out of range")
+    return _new_tuple(Header, fields)
 
 
 def decode_body(datagram: bytes | memoryview, header: Header) -> list[AnyMessage | None]:
@@ -139,7 +136,8 @@ def decode_body(datagram: bytes | memoryview, header: Header) -> list[AnyMessage
 
     Raises `MalformedBodyError`.
     """
-    body = memoryview(datagram)[HEADER_BYTES : HEADER_BYTES + header.body_bytes]
+    # A copy, because that is made sooner than a view.
+    body = datagram[HEADER_BYTES : HEADER_BYTES + header.body_bytes]
     try:
         messages: list[AnyMessage | None] = _decode_messages(body)  # type: ignore[assignment]  # invariant list
     except (msgspec.ValidationError, UnicodeDecodeError):
@@ -153,7 +151,7 @@ def decode_body(datagram: bytes | memoryview, header: Header) -> list[AnyMessage
     return messages
 
 
-def _decode_tolerantly(body: memoryview) -> list[AnyMessage | None]:
+def _decode_tolerantly(body: bytes | memoryview) -> list[AnyMessage | None]:
     """Message by message, with None for unknown tags; a known tag that does not decode is malformed."""
     try:
         return [_decode_message(raw) for raw in _decode_raws(body)]
