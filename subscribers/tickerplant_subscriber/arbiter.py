@@ -184,11 +184,13 @@ class Arbiter(RepairIntake):
         hole_cause: GapCause,
     ) -> None:
         self._now_ns = now_ns
-        if (
-            len(state.buffered) >= REORDER_DATAGRAMS_MAX
-            and header.seq > state.expected
-            and self._is_repaired(self.plant_of(state))
-        ):
+        has_room = len(state.buffered) < REORDER_DATAGRAMS_MAX
+        if has_room and state.holes and header.seq == state.known and not self.is_flowing:
+            # Next behind what is missing: it waits, and nothing else changes.
+            line_state.wins += 1
+            state.hold_next(messages, header.ts_send_ns)
+            return
+        if not has_room and header.seq > state.expected and self._is_repaired(self.plant_of(state)):
             # No room: it will be asked for when its turn comes.
             next_seq = header.seq + header.message_count
             state.announce(next_seq, now_ns, REORDER_WAIT_NS, hole_cause)

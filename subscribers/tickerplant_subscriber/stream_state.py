@@ -243,6 +243,11 @@ class StreamState:
             self.holes.append(hole)
             self.known = next_seq
 
+    def hold_next(self, messages: Messages, ts_send_ns: int) -> None:
+        """Takes the datagram that begins at `known`, behind a hole."""
+        self.buffered[self.known] = Buffered(messages, ts_send_ns)
+        self.known += len(messages)
+
     def hold(self, seq: int, messages: Messages, ts_send_ns: int) -> bool:
         """Takes a datagram at or behind the first hole; False if it brought nothing new.
 

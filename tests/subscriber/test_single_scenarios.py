@@ -20,6 +20,8 @@ from tickerplant_subscriber import Gap, Stale, StreamBehind
 
 KERNEL_DEFAULT_BYTES = 212_992
 BOOKS = 5_000
+DEEP = 2_500
+"""Levels a side."""
 
 
 def course_with_lost_trades() -> Course:
@@ -133,3 +135,48 @@ async def test_a_resync_of_all_books_fits_a_default_receive_buffer(
         )
         assert {gap.cause for gap in listener.of(Gap)} <= {GapCause.LATE_JOIN}
         assert listener.subscriber.stats().receive_buffer_bytes == KERNEL_DEFAULT_BYTES
+
+
+@pytest.fixture
+def small_plant(tmp_path: Path, group: str, port: int) -> Iterator[MulticastPlant]:
+    with MulticastPlant(tmp_path / "log", group, port) as plant:
+        yield plant
+
+
+@pytest.fixture
+def deep_plant(tmp_path: Path, group: str, port: int) -> Iterator[MulticastPlant]:
+    with MulticastPlant(tmp_path / "log", group, port, markets=2, levels=DEEP) as plant:
+        yield plant
+
+
+async def test_a_late_join_gets_books_with_thousands_of_levels(
+    deep_plant: MulticastPlant, group: str, port: int
+) -> None:
+    """Too large to travel whole, they come in a hundred parts each; and go on from there."""
+    plant = deep_plant
+    plant.step(20)
+    assert min(entry.level_count for entry in plant.entries) > DEEP
+    async with recovery(plant.folder) as server, listening(group, port, server) as listener:
+        await listener.until_whole(plant)
+        plant.step(20)
+        await listener.until_whole(plant)
+        assert {gap.cause for gap in listener.of(Gap)} == {GapCause.LATE_JOIN}
+
+
+async def test_a_join_while_the_log_lags_is_answered_later_and_misses_nothing(
+    small_plant: MulticastPlant, group: str, port: int
+) -> None:
+    """Recovery cannot read on for a while: it says so, nothing is live, and then all comes."""
+    plant = small_plant
+    plant.step(30)
+    async with recovery(plant.folder) as server:
+        tail = server.ticklog.tail
+        read_on = tail.read
+        tail.read = lambda _now_ns: False  # type: ignore[method-assign]  # as from a disk that is busy
+        plant.step(30)
+        async with listening(group, port, server) as listener:
+            await listener.until(lambda: server.server.rejects["not_yet"], plant)
+            assert not any(view.live for view in listener.subscriber.books())
+            tail.read = read_on  # type: ignore[method-assign]
+            await listener.until_whole(plant)
+            assert {gap.cause for gap in listener.of(Gap)} == {GapCause.LATE_JOIN}

@@ -19,7 +19,7 @@ from tickerplant.demo.processes import ChildProcess as CommandProcess
 from tickerplant.demo.processes import until
 
 LOSS = 0.01
-_JOIN_FLOW_S = 0.5
+_JOIN_FLOW_S = 0.4
 """Of the flow, for each join."""
 _START_TIMEOUT_S = 60.0
 

@@ -32,7 +32,7 @@ class Size(msgspec.Struct, frozen=True):
     restarts: int = 3
     subscribers: int = 16
     books_joined: int = 5_000
-    joins: int = 20
+    joins: int = 110
     tails: int = 20
 
     @classmethod
@@ -253,7 +253,7 @@ def _recovery_rows(measured: dict[str, Any]) -> list[Row]:
         _tail_row("  if the first heartbeat is lost too", measured["late_tail"], 60),
         Row(
             f"late join, {measured['books']:,} books, p50 p99",
-            _millis(join_us),
+            f"{_millis(join_us)} of {join['joins']}",
             "300 ms p99",
             "150 ms",
             join_us["p99"] <= 300_000,
