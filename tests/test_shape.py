@@ -29,9 +29,25 @@ def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
-def definitions(path: Path) -> Iterator[Definition]:
-    """Functions and classes of a file, inner ones too."""
-    return (node for node in ast.walk(parsed(path)) if isinstance(node, Definition))
+@cache
+def definitions(path: Path) -> list[Definition]:
+    """Functions and classes of a file, inner ones too, but for those inside expressions, where none can be."""
+    found: list[Definition] = []
+    open_blocks: list[ast.AST] = [parsed(path)]
+    while open_blocks:
+        for node in statements(open_blocks.pop()):
+            open_blocks.append(node)
+            if isinstance(node, Definition):
+                found.append(node)
+    return found
+
+
+def statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Those directly in `node`, and its blocks that hold some."""
+    for name in ("body", "orelse", "handlers", "finalbody", "cases"):
+        block = getattr(node, name, None)
+        if isinstance(block, list):
+            yield from block
 
 
 def test_files_are_short() -> None:
