@@ -5,7 +5,6 @@ methods, and the shell calls `flush` at the end of a read batch and of every oth
 inputs, so the same inputs give the same datagram bodies.
 """
 
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -39,7 +38,6 @@ from tickerplant.limits import (
     DIVERGENCES_KEPT,
     END_OF_SESSION_AT_NS,
     MARKETS_MAX,
-    SIZE_E2_MAX,
     TEXT_FIELD_MAX_BYTES,
     TICKER_MAX_BYTES,
 )
@@ -167,31 +165,14 @@ class Plant:
     def apply_delta(
         self, entry: BookEntry, side: int, price_e4: int, delta_e2: int, ts_event_ns: int
     ) -> bool:
-        """One level of a book changes; False if the book is now STALE because the delta contradicts it.
-
-        `Book.apply` is written out for a level that stays: the call would take as long as the change.
-        """
+        """One level of a book changes; False if the book is now STALE because the delta contradicts it."""
         if not entry.in_sync:
             return self._apply_unpublished(entry, side, price_e4, delta_e2)
-        if side:
-            prices, sizes = entry._ask_prices, entry._ask_sizes
-        else:
-            prices, sizes = entry._bid_prices, entry._bid_sizes
-        index = bisect_left(prices, price_e4)
-        if (
-            index < len(prices)
-            and prices[index] == price_e4
-            and 0 < (size_e2 := sizes[index] + delta_e2) <= SIZE_E2_MAX
-        ):
-            sizes[index] = size_e2
-            best_moved = index == (0 if side else len(prices) - 1)
-        else:
-            size_e2 = entry.apply(side, price_e4, delta_e2)
-            best_moved = entry.best_moved
-            if size_e2 < 0:
-                self.deltas_dropped += 1
-                self.mark_stale(entry, StaleReason.INCONSISTENT)
-                return False
+        size_e2 = entry.apply(side, price_e4, delta_e2)
+        if size_e2 < 0:
+            self.deltas_dropped += 1
+            self.mark_stale(entry, StaleReason.INCONSISTENT)
+            return False
         ticker = entry.ticker
         g = self.g
         now_ns = self.now_ns
@@ -209,7 +190,7 @@ class Plant:
                 _EXCHANGE,
             )
         )
-        if best_moved:
+        if entry.best_moved:
             self._append_bbo((_BBO_TAG, ticker, g, ts_event_ns, now_ns, *entry.bbo(), _LIVE))
         return True
 
