@@ -5,7 +5,7 @@ import random
 import pytest
 
 from tickerplant.core.book import Book
-from tickerplant.core.book_snapshots import BOOK_STREAMS, BookSnapshots
+from tickerplant.core.book_snapshots import BOOK_STREAMS, BookSnapshots, PlainBooks
 from tickerplant.core.columns import ColumnMapper
 from tickerplant.core.messages import (
     BookClear,
@@ -21,6 +21,8 @@ from tickerplant.core.messages import (
 from tickerplant.core.recovery_state import PlantState
 from tickerplant.core.rows import book_snapshot_row
 from tickerplant.core.wire import decode_body, decode_header, encode_datagram
+from tickerplant.store import book_grid
+from tickerplant.store.book_grid import BookGrid
 
 SESSION = 1_790_000_000_000_000_000
 INTERVAL_NS = 1_000_000_000
@@ -140,8 +142,9 @@ def sent(draw: random.Random, count: int) -> list[bytes]:
     return made
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_the_snapshots_are_those_of_the_state_rebuilt_message_by_message(seed):
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("new_books", [PlainBooks, BookGrid])
+def test_the_snapshots_are_those_of_the_state_rebuilt_message_by_message(seed, new_books):
     draw = random.Random(seed)
     reference, snapshots, mapper = (
         Reference(PlantState()),
@@ -149,7 +152,7 @@ def test_the_snapshots_are_those_of_the_state_rebuilt_message_by_message(seed):
         ColumnMapper(),
     )
     rows = 0
-    for number, datagram in enumerate(sent(draw, 2_000)):
+    for number, datagram in enumerate(sent(draw, 1_500)):
         header = decode_header(datagram)
         wanted = reference.receive(datagram)
         assert snapshots.receive(header, mapper.add(header, datagram)) == wanted, number
@@ -158,7 +161,39 @@ def test_the_snapshots_are_those_of_the_state_rebuilt_message_by_message(seed):
             # As after a restart: what is live is told once more.
             reference.last.clear()
             instant = reference.instant
-            snapshots = BookSnapshots(INTERVAL_NS, reference.state)
+            snapshots = BookSnapshots(INTERVAL_NS, reference.state, new_books)
             reference.instant = 0
             assert instant > 0
     assert rows > 100
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_grid_of_books_is_as_good_as_one_by_one(seed, monkeypatch):
+    """With changes of the same level in one go, of sides and prices that there are not, and more books than may be."""
+    monkeypatch.setattr(book_grid, "MARKETS_MAX", 1_500)
+    draw = random.Random(seed)
+    plain, grid = PlainBooks(), BookGrid()
+    tickers = [f"M{number}" for number in range(1_500)]
+    for _ in range(12):
+        updates = [update_of(draw, draw.choice(tickers)) for _ in range(1_500)]
+        updates += [update_of(draw, "M7") for _ in range(500)]
+        for books in (plain, grid):
+            books.set_levels(updates)
+        for ticker in draw.sample(tickers, 60):
+            assert grid.take_change(ticker) == plain.take_change(ticker)
+            assert grid.levels(ticker) == plain.levels(ticker)
+            if draw.random() < 0.5:
+                grid.forget(ticker)
+                plain.forget(ticker)
+    assert all(grid.levels(ticker) == plain.levels(ticker) for ticker in tickers)
+    assert sum(grid.levels(ticker).level_count for ticker in tickers) > 5_000
+    # One more than there may be: it is empty whatever is told of it, and no other has its levels.
+    grid.set_levels([update_of(draw, "one more") for _ in range(50)])
+    assert grid.levels("one more") == Book()
+    assert all(grid.levels(ticker) == plain.levels(ticker) for ticker in tickers)
+
+
+def update_of(draw: random.Random, ticker: str) -> tuple:
+    price_e4 = draw.choice((100, 500, 2_510, 9_900, 20_000)) if draw.random() < 0.99 else 10_000
+    size_e2 = draw.choice((0, 5, 70)) if draw.random() < 0.9999 else 2**63
+    return (5, ticker, 0, 0, 0, draw.randrange(2), price_e4, 0, size_e2, 0)

@@ -4,12 +4,12 @@ The instants are multiples of the interval on the clock of the log (`ts_send_ns`
 snapshots, as far as the books are known. A row holds the book after its message `seq` of stream delta.
 
 A change of a level tells the level's new size, and nothing is asked of a book between two instants but at its
-checksums. So a book is an array here with a place for each whole cent, in which a change is one assignment: with
-thousands of books the cost is the memory that is touched, and that is one line of it.
+checksums. So a book is an array here with a place for each whole cent, in which a change is one assignment.
 """
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from tickerplant.core.book import Book, Level
 from tickerplant.core.columns import Fields, Messages, is_fields
@@ -34,16 +34,16 @@ BOOK_STREAMS = (Stream.DELTA, Stream.STATUS)
 _BROKEN = -1
 """As the next part of an image: one before it is missing."""
 
-_CENT_E4 = 100
-_PLACES = PRICE_E4_MAX // _CENT_E4 + 1
+CENT_E4 = 100
+PLACES = PRICE_E4_MAX // CENT_E4 + 1
 """Of a side: bids come first, then asks, each with its size or 0."""
-_CHANGED = 2 * _PLACES
+CHANGED = 2 * PLACES
 """After the levels: whether the book changed since its last snapshot."""
-_SIZE = _CHANGED + 1
-_NOWHERE = _SIZE
-_PLACE_OF = tuple(
+SIZE = CHANGED + 1
+NOWHERE = SIZE
+PLACE_OF = tuple(
     tuple(
-        side * _PLACES + price_e4 // _CENT_E4 if price_e4 % _CENT_E4 == 0 else _NOWHERE
+        side * PLACES + price_e4 // CENT_E4 if price_e4 % CENT_E4 == 0 else NOWHERE
         for price_e4 in range(PRICE_E4_MAX + 1)
     )
     for side in (0, 1)
@@ -51,8 +51,36 @@ _PLACE_OF = tuple(
 """By side and price; prices between two cents have no place."""
 
 
-class _Books(dict[str, "array[int]"]):
-    """By ticker; one that is asked for the first time is empty."""
+class Books(Protocol):
+    """The levels of every book; one that is asked for the first time is empty and has changed."""
+
+    def set_levels(self, updates: Sequence[Fields]) -> None:
+        """Of messages `LevelUpdate` in their order, the new sizes."""
+        ...
+
+    def set_level(self, ticker: str, side: int, price_e4: int, size_e2: int) -> None:
+        """Of any side, price and size."""
+        ...
+
+    def touch(self, ticker: str) -> None:
+        """It has changed."""
+        ...
+
+    def take_change(self, ticker: str) -> bool:
+        """Whether it has changed since this was asked."""
+        ...
+
+    def forget(self, ticker: str) -> None:
+        """It is empty."""
+        ...
+
+    def levels(self, ticker: str) -> Book:
+        """Those that there are."""
+        ...
+
+
+class PlainBooks(dict[str, "array[int]"]):
+    """`Books` of arrays."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,8 +88,8 @@ class _Books(dict[str, "array[int]"]):
         """Sizes by price of bids and of asks that have no place in the array."""
 
     def __missing__(self, ticker: str) -> "array[int]":
-        book = array("q", bytes(8 * _SIZE))
-        book[_CHANGED] = 1
+        book = array("q", bytes(8 * SIZE))
+        book[CHANGED] = 1
         # Beyond the bound a book is forgotten at once, and so never live.
         if len(self) < MARKETS_MAX:
             self[ticker] = book
@@ -75,23 +103,48 @@ class _Books(dict[str, "array[int]"]):
     def set_level(self, ticker: str, side: int, price_e4: int, size_e2: int) -> None:
         """Of any side, price and size."""
         book = self[ticker]
-        book[_CHANGED] = 1
+        book[CHANGED] = 1
         side = side != 0
-        place = _PLACE_OF[side][price_e4] if 0 <= price_e4 <= PRICE_E4_MAX else _NOWHERE
-        if place != _NOWHERE and size_e2 <= SIZE_E2_MAX:
+        place = PLACE_OF[side][price_e4] if 0 <= price_e4 <= PRICE_E4_MAX else NOWHERE
+        if place != NOWHERE and size_e2 <= SIZE_E2_MAX:
             book[place] = size_e2
         elif ticker in self:
             self._others.setdefault(ticker, ({}, {}))[side][price_e4] = size_e2
 
-    def levels(self, ticker: str) -> Book:
-        """Those that there are."""
+    def set_levels(self, updates: Sequence[Fields]) -> None:
+        """See `Books`."""
+        place_of = PLACE_OF
+        for _, ticker, _, _, _, side, price_e4, _, size_e2, _ in updates:
+            book = self[ticker]
+            try:
+                book[place_of[side][price_e4]] = size_e2
+            except (IndexError, OverflowError):
+                self.set_level(ticker, side, price_e4, size_e2)
+            book[CHANGED] = 1
+
+    def touch(self, ticker: str) -> None:
+        """See `Books`."""
+        self[ticker][CHANGED] = 1
+
+    def take_change(self, ticker: str) -> bool:
+        """See `Books`."""
         book = self[ticker]
-        sides = []
-        for others, first in zip(self._others.get(ticker, ({}, {})), (0, _PLACES), strict=True):
-            sizes = book[first : first + _PLACES]
-            found = [(place * _CENT_E4, size_e2) for place, size_e2 in enumerate(sizes) if size_e2]
-            sides.append(found + [level for level in others.items() if level[1]])
-        return Book(*sides)
+        is_changed, book[CHANGED] = bool(book[CHANGED]), 0
+        return is_changed
+
+    def levels(self, ticker: str) -> Book:
+        """See `Books`."""
+        return book_of(self[ticker], self._others.get(ticker, ({}, {})))
+
+
+def book_of(sizes: Sequence[int], others: tuple[dict[int, int], dict[int, int]]) -> Book:
+    """From sizes at their places, and by price those that have none."""
+    sides = []
+    for levels, first in zip(others, (0, PLACES), strict=True):
+        found = enumerate(sizes[first : first + PLACES])
+        sides.append([(place * CENT_E4, size_e2) for place, size_e2 in found if size_e2])
+        sides[-1] += [level for level in levels.items() if level[1]]
+    return Book(*sides)
 
 
 class BookSnapshots:
@@ -101,12 +154,18 @@ class BookSnapshots:
     message that says otherwise, or a checksum that is wrong.
     """
 
-    def __init__(self, interval_ns: int, state: PlantState | None = None) -> None:
+    def __init__(
+        self,
+        interval_ns: int,
+        state: PlantState | None = None,
+        new_books: Callable[[], Books] = PlainBooks,
+    ) -> None:
         """`state` is that before the first datagram; None: no book is known until it is published."""
         assert interval_ns > 0
         self.mismatches = 0
         """Books whose checksum was not the plant's."""
         self._interval_ns = interval_ns
+        self._new_books = new_books
         self._instant = 0
         self._begin_session(0 if state is None else state.session)
         if state is not None:
@@ -127,7 +186,7 @@ class BookSnapshots:
             self._instant = instant
         if self._admit(header):
             if is_fields(messages):
-                self._set_levels(messages)
+                self._books.set_levels(messages)
             else:
                 for message in messages:
                     self._apply(message)
@@ -137,9 +196,7 @@ class BookSnapshots:
         seq = self._next_seq - 1
         rows = []
         for ticker in sorted(self._live):
-            book = self._books[ticker]
-            if book[_CHANGED]:
-                book[_CHANGED] = 0
+            if self._books.take_change(ticker):
                 levels = self._books.levels(ticker)
                 rows.append(book_snapshot_row(time_ns, self._session, seq, ticker, levels))
         return rows
@@ -149,7 +206,7 @@ class BookSnapshots:
     def _begin_session(self, session: int) -> None:
         self._session = session
         self._next_seq = 1
-        self._books = _Books()
+        self._books = self._new_books()
         self._live: set[str] = set()
         self._next_part: dict[str, int] = {}
         """Of the image that is being told of a book."""
@@ -159,7 +216,7 @@ class BookSnapshots:
         for ticker, market in state.markets.items():
             for side, levels in enumerate(market.book.sides()):
                 self._set_side(ticker, side, levels)
-            self._books[ticker][_CHANGED] = 1
+            self._books.touch(ticker)
             if market.phase == BookState.LIVE:
                 self._live.add(ticker)
             if market.next_part is not None:
@@ -181,16 +238,6 @@ class BookSnapshots:
 
     # --- messages ---------------------------------------------------------------------------------
 
-    def _set_levels(self, updates: Iterable[Fields]) -> None:
-        books, place_of = self._books, _PLACE_OF
-        for _, ticker, _, _, _, side, price_e4, _, size_e2, _ in updates:
-            book = books[ticker]
-            try:
-                book[place_of[side][price_e4]] = size_e2
-            except (IndexError, OverflowError):
-                books.set_level(ticker, side, price_e4, size_e2)
-            book[_CHANGED] = 1
-
     def _set_side(self, ticker: str, side: int, levels: Iterable[Level]) -> None:
         for price_e4, size_e2 in levels:
             self._books.set_level(ticker, side, price_e4, size_e2)
@@ -205,7 +252,7 @@ class BookSnapshots:
             self._add_part(message)
         elif isinstance(message, BookStale):
             self._live.discard(message.ticker)
-            self._books[message.ticker][_CHANGED] = 1
+            self._books.touch(message.ticker)
         elif isinstance(message, BookClear):
             self._forget(message.ticker)
 
@@ -235,7 +282,7 @@ class BookSnapshots:
         is_equal = self._books.levels(ticker).checksum() == message.checksum
         if is_equal and type(message) is BookVerify and ticker in self._live:
             return
-        self._books[ticker][_CHANGED] = 1
+        self._books.touch(ticker)
         is_whole = self._next_part.pop(ticker, None) is None
         if is_equal and is_whole:
             self._live.add(ticker)

@@ -43,6 +43,8 @@ STORE_RETRY_MAX_S = 30.0
 STORE_BOOKS_READ_BYTES_MAX = 1024**3
 """Log between recovery's checkpoint and the store's place, read to know the books; beyond it they are stored whole only
 after they were published anew."""
+STORE_BOOK_UPDATES = 2_048
+"""Changes of levels that wait until they go into the books together; then they do."""
 STORE_STOP_TIMEOUT_S = 3.0
 """How long the store goes on with the rest of the log when it is told to stop; what remains is for its next start."""
 STORE_UPKEEP_S = 5.0

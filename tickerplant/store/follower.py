@@ -18,6 +18,7 @@ from tickerplant.errors import WireError
 from tickerplant.limits import STORE_READ_BYTES
 from tickerplant.runtime.logreader import LogBatch, LogFault, LogReader
 from tickerplant.store.backend import Backend
+from tickerplant.store.book_grid import BookGrid
 from tickerplant.store.book_state import books_at
 from tickerplant.store.dead_letters import DeadLetters
 
@@ -145,7 +146,7 @@ class LogFollower:
             with suppress(OSError):
                 # What keeps the log from being read here is told when it is read on.
                 state = books_at(self.folder, position)
-                self._snapshots = BookSnapshots(self._snapshot_interval_ns, state)
+                self._snapshots = BookSnapshots(self._snapshot_interval_ns, state, BookGrid)
 
     def _close_reader(self) -> None:
         if self._reader is not None:
