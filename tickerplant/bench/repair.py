@@ -5,7 +5,6 @@ Plant, recovery and subscriber are processes of their own; the plant logs everyt
 
 import asyncio
 import json
-import os
 import statistics
 import time
 from contextlib import AsyncExitStack
@@ -42,11 +41,6 @@ class _Recovery:
         settings = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
         process = await CommandProcess.start("recovery", ["recovery", *settings], self._read_line)
         resources.push_async_callback(process.stop)
-        cores = sorted(os.sched_getaffinity(0))
-        if len(cores) > 1:
-            # The plant, which has to keep the rate, has a core of its own, as it is to be run.
-            del cores[PLANT_CORE]
-            os.sched_setaffinity(process.pid, cores)
         await until(self.caught_up.wait(), [process], _START_TIMEOUT_S, "starting recovery")
 
     def _read_line(self, line: str) -> None:

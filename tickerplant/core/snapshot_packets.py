@@ -1,6 +1,6 @@
 """A cut as KTP/1 datagrams: what a snapshot consists of. Pure."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from tickerplant.core.messages import AnyMessage, Stream
 from tickerplant.core.packed_books import fits_a_frame, frame_books
@@ -67,12 +67,12 @@ class SnapshotPackets:
             if image.book and self._has_books and not self._goes_whole(image.book)
             for chunk in book_chunks(image.book)
         ]
-        statuses = [one for image in images for one in (image.info, image.market_state)]
+        statuses = (one for image in images for one in (image.info, image.market_state))
         return [
             *put(Stream.STATUS, _chunks(statuses), now_ns),
             *put(Stream.DELTA, levels, now_ns),
-            *put(Stream.BBO, _chunks([image.bbo for image in images]), now_ns),
-            *put(Stream.TICKER, _chunks([image.ticker_update for image in images]), now_ns),
+            *put(Stream.BBO, _chunks(image.bbo for image in images), now_ns),
+            *put(Stream.TICKER, _chunks(image.ticker_update for image in images), now_ns),
         ]
 
     def books(self, images: Sequence[MarketImage]) -> list[bytes]:
@@ -125,6 +125,6 @@ class SnapshotPackets:
         )
 
 
-def _chunks(messages: Iterable[AnyMessage | None]) -> list[Chunk]:
-    """Each message that there is, encoded."""
-    return [_new_chunk((encode_message(one), 1)) for one in messages if one is not None]
+def _chunks(messages: Iterable[AnyMessage | None]) -> Iterator[Chunk]:
+    """Each message that there is, encoded once it is asked for."""
+    return (_new_chunk((encode_message(one), 1)) for one in messages if one is not None)
