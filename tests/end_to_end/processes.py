@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 COMMAND = Path(sys.executable).with_name("tickerplant")
 SUBSCRIBER = Path(__file__).with_name("subscriber_process.py")
 START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 60.0
 HTTP_TIMEOUT_S = 30.0
 _SAMPLE = re.compile(r"tickerplant_(\S+?)(?:_total)?(\{[^}]*\})? (\S+)")
 _networks = itertools.count()

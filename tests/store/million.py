@@ -88,7 +88,8 @@ def run(
             folder, plant.network, settings, command=(COMMAND, "store"), name="rest"
         ) as store:
             store.wait_event("store_caught_up", TIMEOUT_S)
-            assert store.stop() == 0
+            code = store.stop()
+            assert code == 0, f"the store ended with {code}"
         wanted = totals_of_log(folder / "state" / "ticklog")
         found = totals_of_database(http_of(server))
     missing = {
