@@ -42,9 +42,9 @@ _PACKED = 20
 """Messages in a datagram at saturation: as many as fit."""
 _PER_SECOND = 10_000
 """Messages, while the lag is measured."""
-_LOOK_S = 0.002
+_LOOK_S = 0.01
 """Between two looks at the database; its processor time is the store's and the server's too."""
-_SETTLE_S = 3.0
+_SETTLE_S = 6.0
 """From the first row of a live feed until the lag is measured."""
 _CLIENT_BATCHES, _CLIENT_BATCH_ROWS = 6, 50_000
 _FILLED = ("orderbook_deltas", "bbo")
@@ -269,7 +269,7 @@ def _wait(condition: Callable[[], bool], store: "subprocess.Popen[bytes]") -> No
     while not condition():
         if store.poll() is not None or time.monotonic() > deadline:
             raise StoreError("the store ended, or took too long: its output says why")
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def _end(store: "subprocess.Popen[bytes]") -> None:
