@@ -149,6 +149,18 @@ def test_every_day_is_archived_converted_recorded_and_restored(
     assert sum(map(restorer.restore, manifests)) == 0
 
 
+def test_a_reader_that_stops_half_way_leaves_no_file(database, log, tmp_path, monkeypatch):
+    monkeypatch.setattr(questdb_archive, "ARCHIVE_SLICE_ROWS", 5)
+    source, table = source_of(database, log, tmp_path), TABLES["trades"]
+    (tmp_path / "work").mkdir()
+    total = sum(batch.num_rows for batch in source.read(table, DAY, 0, 0))
+    reading = source.read(table, DAY, 0, 0)
+    assert 0 < next(reading).num_rows < total
+    assert list((tmp_path / "work").iterdir())
+    reading.close()
+    assert not list((tmp_path / "work").iterdir())
+
+
 def test_stopped_anywhere_it_ends_with_the_same_archive(database, log, tmp_path):
     tables = ["orderbook_deltas", "trades"]
     source = source_of(database, log, tmp_path)

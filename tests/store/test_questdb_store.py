@@ -16,8 +16,10 @@ from tick_log import SESSION, eventually
 from tickerplant.core.logformat import LogPosition
 from tickerplant.core.tables import TABLES
 from tickerplant.errors import StoreError, StoreUnavailableError
+from tickerplant.store.arrow_tables import to_arrow
 from tickerplant.store.dead_letters import DeadLetters
 from tickerplant.store.follower import LogFollower
+from tickerplant.store.questdb_frames import to_frame
 from tickerplant.store.questdb_http import Login
 from tickerplant.store.questdb_store import POSITION_FILE, QuestDbBackend
 from tickerplant.store.schema_check import apply
@@ -354,3 +356,14 @@ def test_a_place_that_cannot_be_kept_is_told(questdb_server, tables, tmp_path):
     # Not kept: taken again.
     assert backend.discard() is None
     backend.close()
+
+
+def test_levels_of_a_piece_of_an_array_are_its_own():
+    """As rows that come from the archive are; of two empty sides the server's export makes none."""
+    table = TABLES["book_snapshots"]
+    levels = [((1.0, 2.0), (3.0, 4.0)), (), ((5.0,), (6.0,)), ((), ()), ((7.0, 8.0), (1.0, 2.0))]
+    whole = to_arrow(table, [(n, 1, n, "A", one, one, 7) for n, one in enumerate(levels)])
+    for start in range(len(levels)):
+        for piece in (whole.slice(start, 2), whole.slice(start)):
+            found = [one.tolist() for one in to_frame(table, piece)["bids"]]
+            assert found == [one or [[], []] for one in piece["bids"].to_pylist()]

@@ -125,23 +125,27 @@ class QuestDbArchiveSource:
         columns, order = _export_form(table, attempt, is_parquet=is_parquet)
         slices = self._slices(table, *_span_ns(table, day, part))
 
+        paths = [self._work / f"export{turn}{TEMPORARY_SUFFIX}" for turn in range(2)]
+
         def export(number: int) -> Path:
-            path = self._work / f"export{number % 2}{TEMPORARY_SUFFIX}"
+            path = paths[number % 2]
             where = where_clause(table, *slices[number])
             self.server.export(f"SELECT {columns} FROM {table.name} {where}{order}", path)
             return path
 
-        # While one slice is read and written, the server makes the next.
-        with ThreadPoolExecutor(1, "archive-export") as exporter:
-            coming = exporter.submit(export, 0)
-            for number in range(len(slices)):
-                path = coming.result()
-                if number + 1 < len(slices):
-                    coming = exporter.submit(export, number + 1)
-                try:
+        try:
+            # While one slice is read and written, the server makes the next.
+            with ThreadPoolExecutor(1, "archive-export") as exporter:
+                coming = exporter.submit(export, 0)
+                for number in range(len(slices)):
+                    path = coming.result()
+                    if number + 1 < len(slices):
+                        coming = exporter.submit(export, number + 1)
                     yield from _exported(path, table)
-                finally:
-                    path.unlink(missing_ok=True)
+                    path.unlink()
+        finally:
+            for path in paths:
+                path.unlink(missing_ok=True)
 
     def _slices(self, table: Table, start_ns: int, end_ns: int) -> list[tuple[int, int]]:
         """The span cut, at times of rows, into about `ARCHIVE_SLICE_ROWS` each."""

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tickerplant.core.columns import Columns
 from tickerplant.core.rows import Row
@@ -95,14 +96,21 @@ def _texts(values: pa.Array) -> Any:
 
 
 def _levels(values: pa.Array) -> Any:
-    """Arrays of two rows that share the memory of `values`."""
-    sides, firsts = values.values, values.offsets.to_numpy()
-    numbers, bounds = sides.values.to_numpy(), sides.offsets.to_numpy()
+    """Arrays of two rows that share the memory of `values`. QuestDB exports two empty rows as none at all."""
+    sides = values.flatten()
+    numbers = sides.flatten().to_numpy()
+    firsts, bounds = _bounds(values), _bounds(sides)
     found = np.empty(len(values), dtype=object)
     for index in np.flatnonzero(values.is_valid().to_numpy(zero_copy_only=False)):
-        first = firsts[index]
-        found[index] = numbers[bounds[first] : bounds[first + 2]].reshape(2, -1)
+        first, last = bounds[firsts[index]], bounds[firsts[index + 1]]
+        found[index] = numbers[first:last].reshape(2, -1)
     return pd.Series(found, dtype=object, copy=False)
+
+
+def _bounds(lists: pa.Array) -> Any:
+    """Where each begins in `flatten`, and the last one ends."""
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    return np.concatenate(([0], np.cumsum(lengths)))
 
 
 _SERIES = {
