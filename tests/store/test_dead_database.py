@@ -30,6 +30,6 @@ def test_the_plant_publishes_and_logs_everything_whatever_the_database_does() ->
         # It kept the pace: it did not wait for a store that waits.
         assert one["frames_per_s"] > 1_000
     assert results["stored"] == results["updates"] == 2_000
-    memory = [one["store_mib"] for one in results["runs"]]
-    assert max(memory) < 2 * min(memory) + 100
+    # It may have been looked at while it still started: so not beside itself.
+    assert max(one["store_mib"] for one in results["runs"]) < 400
     assert "memory of the store" in table(rows_of(results))

@@ -84,15 +84,12 @@ def measure_hot_path(load: ReferenceLoad, *, chunks: int) -> dict[str, float]:
     all_frames = [load.deltas(CHUNK_FRAMES) for _ in range(chunks)]
     _settle()
     for frames in all_frames:
-        started_ns = time.process_time_ns()
-        for frame in frames:
-            json.loads(frame)
+        reference_ns.append(parse_ns(frames))
         between_ns = time.process_time_ns()
         for start in range(0, CHUNK_FRAMES, FRAMES_PER_FLUSH):
             receive(frames[start : start + FRAMES_PER_FLUSH], now_ns)
             datagrams += len(feed.flush(now_ns))
         ended_ns = time.process_time_ns()
-        reference_ns.append(between_ns - started_ns)
         subject_ns.append(ended_ns - between_ns)
     assert_books_equal(plant, load)
     reference, subject = statistics.median(reference_ns), statistics.median(subject_ns)
@@ -102,6 +99,14 @@ def measure_hot_path(load: ReferenceLoad, *, chunks: int) -> dict[str, float]:
         "reference_per_s": CHUNK_FRAMES * 1e9 / reference,
         "datagrams": datagrams,
     }
+
+
+def parse_ns(frames: Sequence[bytes]) -> int:
+    """Processor time of `json.loads` over `frames`: the reference of all ratios."""
+    started_ns = time.process_time_ns()
+    for frame in frames:
+        json.loads(frame)
+    return time.process_time_ns() - started_ns
 
 
 def assert_books_equal(plant: Plant, load: ReferenceLoad) -> None:
@@ -133,14 +138,19 @@ class SortedDictBook:
 
 
 def measure_book(load: ReferenceLoad, *, chunks: int) -> dict[str, float]:
-    """One change and the new best bid and offer: {"book_ns", "sorted_dict_ns", "ratio"}."""
+    """One change and the new best bid and offer: {"book_ns", "sorted_dict_ns", "ratio", "reference_ratio"}.
+
+    `reference_ratio`: how many take as long as `json.loads` of one frame.
+    """
     start = {t: (list(b.items()), list(a.items())) for t, (b, a) in load.books().items()}
     books = {ticker: Book(*sides) for ticker, sides in start.items()}
     others = {ticker: SortedDictBook(*sides) for ticker, sides in start.items()}
-    ours_ns, theirs_ns = [], []
-    all_changes = [[_change(f) for f in load.deltas(CHUNK_FRAMES)] for _ in range(chunks)]
+    ours_ns, theirs_ns, reference_ns = [], [], []
+    all_frames = [load.deltas(CHUNK_FRAMES) for _ in range(chunks)]
+    all_changes = [[_change(frame) for frame in frames] for frames in all_frames]
     _settle()
-    for changes in all_changes:
+    for frames, changes in zip(all_frames, all_changes, strict=True):
+        reference_ns.append(parse_ns(frames))
         ours = [(books[ticker], *rest) for ticker, *rest in changes]
         theirs = [(others[ticker], *rest) for ticker, *rest in changes]
         ours_ns.append(_timed(_run_book, ours))
@@ -148,7 +158,12 @@ def measure_book(load: ReferenceLoad, *, chunks: int) -> dict[str, float]:
     assert all(dict(others[t].sides[0]) == book.bids for t, book in books.items())
     book_ns = statistics.median(ours_ns) / CHUNK_FRAMES
     sorted_dict_ns = statistics.median(theirs_ns) / CHUNK_FRAMES
-    return {"book_ns": book_ns, "sorted_dict_ns": sorted_dict_ns, "ratio": sorted_dict_ns / book_ns}
+    return {
+        "book_ns": book_ns,
+        "sorted_dict_ns": sorted_dict_ns,
+        "ratio": sorted_dict_ns / book_ns,
+        "reference_ratio": statistics.median(reference_ns) / CHUNK_FRAMES / book_ns,
+    }
 
 
 def _change(frame: bytes) -> tuple[str, int, int, int]:

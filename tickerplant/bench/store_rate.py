@@ -42,6 +42,8 @@ _PACKED = 20
 """Messages in a datagram at saturation: as many as fit."""
 _PER_SECOND = 10_000
 """Messages, while the lag is measured."""
+_MUST_RATIO = 0.6
+"""Rows of the store to rows of the client alone: 150,000 where the client reaches 250,000."""
 _LOOK_S = 0.01
 """Between two looks at the database; its processor time is the store's and the server's too."""
 _SETTLE_S = 6.0
@@ -299,7 +301,7 @@ def report(results: dict[str, Any]) -> list[Row]:
 def _store_row(what: str, measured: dict[str, Any], client: dict[str, Any]) -> Row:
     ratio = measured["rows_per_s"] / client["rows_per_s"]
     value = f"{_rate(measured)}, {ratio:.2f}x the client"
-    return Row(what, value, "150,000", "", measured["rows_per_s"] >= 150_000)
+    return Row(what, value, f"{_MUST_RATIO}x (150,000)", "", ratio >= _MUST_RATIO)
 
 
 def _rate(measured: dict[str, Any]) -> str:

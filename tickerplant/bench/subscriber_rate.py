@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from tickerplant.bench.in_process import CHUNK_FRAMES, START_NS, build_feed, make_live
+from tickerplant.bench.in_process import CHUNK_FRAMES, START_NS, build_feed, make_live, parse_ns
 from tickerplant.bench.load import ReferenceLoad
 from tickerplant.core.messages import Bbo, LevelUpdate
 from tickerplant.limits import FRAMES_PER_FLUSH
@@ -68,8 +68,12 @@ def pack_load(load: ReferenceLoad, *, chunks: int) -> PackedLoad:
 
 
 def measure_subscriber(load: ReferenceLoad, *, chunks: int) -> dict[str, float]:
-    """Messages per second of one core: {"messages_per_s", "messages_per_datagram"}."""
+    """Messages per second of one core: {"messages_per_s", "reference_ratio", "messages_per_datagram"}.
+
+    `reference_ratio`: to frames that `json.loads` parses in a second, in turns with the subscriber.
+    """
     packed = pack_load(load, chunks=chunks)
+    frames = load.deltas(CHUNK_FRAMES)
     now_ns, runs = packed.now_ns, packed.runs
     strategy = CountingStrategy()
     receive = receiver_of(strategy)
@@ -77,8 +81,9 @@ def measure_subscriber(load: ReferenceLoad, *, chunks: int) -> dict[str, float]:
         receive(0, datagram, now_ns)
     gc.collect()
     gc.freeze()
-    rates, total = [], 0
+    rates, reference_ns, total = [], [], 0
     for run in runs:
+        reference_ns.append(parse_ns(frames))
         before = strategy.updates + strategy.bbos
         started_ns = time.process_time_ns()
         for _, datagram in run:
@@ -88,8 +93,10 @@ def measure_subscriber(load: ReferenceLoad, *, chunks: int) -> dict[str, float]:
         total += messages
         rates.append(messages / seconds)
     assert strategy.updates == chunks * CHUNK_FRAMES, "every delta must reach the callback"
+    messages_per_s = statistics.median(rates)
     return {
-        "messages_per_s": statistics.median(rates),
+        "messages_per_s": messages_per_s,
+        "reference_ratio": messages_per_s * statistics.median(reference_ns) / CHUNK_FRAMES / 1e9,
         "messages_per_datagram": total / sum(map(len, runs)),
     }
 
