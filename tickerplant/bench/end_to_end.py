@@ -128,7 +128,7 @@ class EndToEnd:
         return plant | subscriber
 
     async def pace(self, *, per_second: int, seconds: float, busy_poll: bool) -> dict[str, Any]:
-        """Latencies at a fixed rate: {"tick_to_wire_us", "wire_to_callback_us", "intended_us"} -> percentiles.
+        """Latencies at a fixed rate -> percentiles: {"tick_to_wire_us", "intended_us", and of `wire_latencies`}.
 
         With `busy_poll` the plant uses the whole of its core, without it sleeps between frames; whether the
         subscriber sleeps is a matter of the arrangement.
@@ -139,7 +139,8 @@ class EndToEnd:
         times = await self._sender.ask(do="pace", per_second=per_second, seconds=seconds)
         await self._sender.read()
         plant = await self._plant.ask(do="finish", count=count)
-        subscriber = await self._subscriber.ask(do="finish", count=count, **times)
+        sent = await self._plant.ask(do="sent")
+        subscriber = await self._subscriber.ask(do="finish", count=count, **sent, **times)
         return plant | subscriber
 
     async def books_equal(self) -> tuple[int, int]:
@@ -166,7 +167,7 @@ def free_port() -> int:
 async def measure_floor(
     *, per_second: int, seconds: float, arrangement: Arrangement
 ) -> dict[str, Any]:
-    """Both latencies without a plant, arranged alike: {"tick_to_wire_us", "wire_to_callback_us"}."""
+    """The latencies without a plant, arranged alike: {"tick_to_wire_us", and of `wire_latencies`}."""
     async with AsyncExitStack() as resources:
         enter = resources.enter_async_context
         folder = resources.enter_context(TemporaryDirectory(prefix="tickerplant-bench-"))
@@ -185,10 +186,9 @@ async def measure_floor(
         await relay.ask(do="begin", busy_poll=not arrangement.subscriber_spins)
         await sender.ask(do="pace", per_second=per_second, seconds=seconds)
         await sender.read()
-        return {
-            "tick_to_wire_us": await relay.ask(do="finish"),
-            "wire_to_callback_us": await receiver.ask(do="finish"),
-        }
+        relayed = await relay.ask(do="finish", sent_ns=[])
+        received = await receiver.ask(do="finish", sent_ns=relayed.pop("sent_ns"))
+        return relayed | received
 
 
 async def measure_end_to_end(

@@ -114,6 +114,8 @@ class MeasuredPlant:
         self.busy_poll = BusyPoll()
         self.sampling = False
         self.samples_ns: list[int] = []
+        self.sent_ns: list[tuple[int, int]] = []
+        """Of each flush: the stamp in its datagrams, and when the last `send` had returned."""
         self.first_ns = 0
         self.last_ns = 0
         self.cpu_ns = 0
@@ -147,6 +149,7 @@ class MeasuredPlant:
             began_ns = self.feed.plant.now_ns
             self.first_ns = self.first_ns or began_ns
             self.samples_ns.append(sent_ns - began_ns)
+            self.sent_ns.append((now_ns, sent_ns))
         if self.feed.wants_attention(self.timer.armed_ns):
             self._after_input(now_ns)
         self.reference.after_publication()
@@ -160,6 +163,8 @@ class MeasuredPlant:
         datagrams = self.feed.handle_timer(now_ns)
         if datagrams:
             self.outlet.send(datagrams)
+            if self.sampling:
+                self.sent_ns.append((now_ns, self.now_ns()))
         self._after_input(now_ns)
 
     def _after_input(self, now_ns: int) -> None:
@@ -183,7 +188,7 @@ class MeasuredPlant:
     def begin(self, *, with_reference: bool) -> None:
         """Starts to sample."""
         self.reference.begin(is_on=with_reference)
-        self.samples_ns = []
+        self.samples_ns, self.sent_ns = [], []
         self.first_ns = self.last_ns = 0
         self.cpu_ns = time.process_time_ns()
         self.sampling = True
@@ -241,6 +246,8 @@ async def serve(config: BenchConfig) -> None:
             answer({"begun": True})
         elif command["do"] == "finish":
             answer(await plant.finish(command["count"]))
+        elif command["do"] == "sent":
+            answer({"sent_ns": plant.sent_ns})
         elif command["do"] == "checksums":
             entries = plant.feed.plant.entries
             answer({ticker: entry.checksum() for ticker, entry in entries.items()})

@@ -107,6 +107,21 @@ async def commands() -> asyncio.StreamReader:
     return reader
 
 
+def wire_latencies(
+    arrivals_ns: list[tuple[int, int]], sent_ns: list[tuple[int, int]]
+) -> dict[str, Any]:
+    """From the return of `send` to the callback: {"wire_to_callback_us", "stamp_to_callback_us"} -> percentiles.
+
+    `arrivals_ns`: (stamp in the datagram, when the callback was called); `sent_ns`: (stamp, when `send` returned). A
+    callback on another core may come before `send` has returned: that is 0.
+    """
+    returned_ns = dict(sent_ns)
+    return {
+        "wire_to_callback_us": percentiles([max(0, at - returned_ns[s]) for s, at in arrivals_ns]),
+        "stamp_to_callback_us": percentiles([at - stamp for stamp, at in arrivals_ns]),
+    }
+
+
 def percentiles(samples_ns: list[int]) -> dict[str, float]:
     """{"p50", "p99", "max"} in microseconds."""
     ordered = sorted(samples_ns)

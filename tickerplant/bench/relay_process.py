@@ -19,7 +19,14 @@ import uvloop
 from picows import WSFrame, WSListener, WSTransport, ws_connect
 
 from tickerplant.bench.load import BEST_SHARE
-from tickerplant.bench.processes import BenchConfig, answer, commands, percentiles, start_child
+from tickerplant.bench.processes import (
+    BenchConfig,
+    answer,
+    commands,
+    percentiles,
+    start_child,
+    wire_latencies,
+)
 from tickerplant.busy_poll import BusyPoll
 from tickerplant.config import PublishConfig
 from tickerplant.core.messages import Stream
@@ -41,10 +48,19 @@ class Relay(WSListener):
         super().__init__()
         publish = PublishConfig(group_a=config.group, port=config.port)
         self.publisher = open_publisher(publish)
-        self.samples_ns: list[int] = []
+        self.begin()
         self._log = os.open(config.log_folder, os.O_WRONLY | os.O_TMPFILE)
         self._frames = 0
         self._first_ns = 0
+
+    def begin(self) -> None:
+        """Starts to sample."""
+        self.samples_ns: list[int] = []
+        self.sent_ns: list[tuple[int, int]] = []
+
+    def finish(self, _sent_ns: list[tuple[int, int]]) -> dict[str, Any]:
+        """What was measured, and when each datagram was sent."""
+        return {"tick_to_wire_us": percentiles(self.samples_ns), "sent_ns": self.sent_ns}
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """Pass it on at once; one sample for each read batch."""
@@ -57,22 +73,32 @@ class Relay(WSListener):
             datagrams.insert(0, (Stream.BBO.value, datagram))
         os.write(self._log, datagram)
         self.publisher.send(datagrams)
+        sent_ns = time.monotonic_ns()
+        self.sent_ns.append((now_ns, sent_ns))
         if frame.last_in_buffer:
-            self.samples_ns.append(time.monotonic_ns() - self._first_ns)
+            self.samples_ns.append(sent_ns - self._first_ns)
             self._first_ns = 0
 
 
 class BareReceiver:
-    """Notes how long each delta took from the relay's reading of the clock, which is right before it is appended."""
+    """Notes when each delta came, and its stamp: the relay's reading of the clock, right before it is appended."""
 
     def __init__(self, config: BenchConfig) -> None:
-        self.samples_ns: list[int] = []
+        self.begin()
         loop = asyncio.get_running_loop()
         for stream in (Stream.BBO, Stream.DELTA):
             joined = open_group_socket(
                 group_of(config.group, stream), config.port, "127.0.0.1", "", _BUFFER_BYTES
             )
             loop.add_reader(joined, self._drain, joined, stream)
+
+    def begin(self) -> None:
+        """Starts to sample."""
+        self.arrivals_ns: list[tuple[int, int]] = []
+
+    def finish(self, sent_ns: list[tuple[int, int]]) -> dict[str, Any]:
+        """What was measured."""
+        return wire_latencies(self.arrivals_ns, sent_ns)
 
     def _drain(self, joined: socket.socket, stream: Stream) -> None:
         receive = joined.recv
@@ -82,8 +108,8 @@ class BareReceiver:
             except BlockingIOError:
                 return
             if stream is Stream.DELTA:
-                (sent_ns,) = _STAMP.unpack_from(datagram)
-                self.samples_ns.append(time.monotonic_ns() - sent_ns)
+                (stamp_ns,) = _STAMP.unpack_from(datagram)
+                self.arrivals_ns.append((stamp_ns, time.monotonic_ns()))
 
 
 async def serve(config: BenchConfig) -> None:
@@ -99,13 +125,13 @@ async def serve(config: BenchConfig) -> None:
     while line := await lines.readline():
         command = msgspec.json.decode(line)
         if command["do"] == "begin":
-            part.samples_ns = []
+            part.begin()
             if command["busy_poll"]:
                 busy_poll.start()
             answer({"begun": True})
         else:
             await asyncio.sleep(_POLL_S)
-            answer(percentiles(part.samples_ns))
+            answer(part.finish(command["sent_ns"]))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,14 @@ from typing import Any
 import msgspec
 import uvloop
 
-from tickerplant.bench.processes import BenchConfig, answer, commands, percentiles, start_child
+from tickerplant.bench.processes import (
+    BenchConfig,
+    answer,
+    commands,
+    percentiles,
+    start_child,
+    wire_latencies,
+)
 from tickerplant.core.messages import Bbo, LevelUpdate, UpstreamGap
 from tickerplant_subscriber import BookView, Gap, Strategy
 from tickerplant_subscriber.events import SessionChanged, SessionEnded
@@ -15,7 +22,7 @@ from tickerplant_subscriber.runner import run_async
 
 
 class Meter(Strategy):
-    """Counts; while sampling, notes how long each datagram took from `send` to the callback."""
+    """Counts; while sampling, notes for each change when it came, and the stamp of its datagram."""
 
     def __init__(self, config: BenchConfig) -> None:
         self._clock_offset_ns = config.clock_offset_ns
@@ -23,8 +30,7 @@ class Meter(Strategy):
         self.bbos = 0
         self.gaps = 0
         self.sampling = False
-        self.wire_ns: list[int] = []
-        self.arrivals_ns: list[int] = []
+        self.arrivals_ns: list[tuple[int, int]] = []
         self.session_seen = asyncio.Event()
 
     def on_session(self, session: SessionChanged | SessionEnded) -> None:
@@ -36,8 +42,7 @@ class Meter(Strategy):
         self.updates += 1
         if self.sampling:
             now_ns = time.monotonic_ns() + self._clock_offset_ns
-            self.wire_ns.append(now_ns - self.ts_send_ns)
-            self.arrivals_ns.append(now_ns)
+            self.arrivals_ns.append((self.ts_send_ns, now_ns))
 
     def on_bbo(self, bbo: Bbo) -> None:
         """A best moved."""
@@ -56,7 +61,7 @@ def intended(meter: Meter, started_ns: int, interval_ns: int) -> dict[str, float
     """From the intended send time at the exchange to the callback."""
     late_ns = [
         arrived_ns - started_ns - index * interval_ns
-        for index, arrived_ns in enumerate(meter.arrivals_ns)
+        for index, (_stamp_ns, arrived_ns) in enumerate(meter.arrivals_ns)
     ]
     return percentiles(late_ns)
 
@@ -80,7 +85,7 @@ async def serve(config: BenchConfig) -> None:
         command = msgspec.json.decode(line)
         if command["do"] == "begin":
             meter.sampling = command["sample"]
-            meter.wire_ns, meter.arrivals_ns = [], []
+            meter.arrivals_ns = []
             meter.updates = meter.bbos = 0
             answer({"begun": True})
         elif command["do"] == "finish":
@@ -92,7 +97,7 @@ async def serve(config: BenchConfig) -> None:
                 "gaps": meter.gaps,
             }
             if meter.sampling:
-                report["wire_to_callback_us"] = percentiles(meter.wire_ns)
+                report |= wire_latencies(meter.arrivals_ns, command["sent_ns"])
                 report["intended_us"] = intended(
                     meter, command["started_ns"], command["interval_ns"]
                 )
