@@ -225,7 +225,8 @@ def test_without_recovery_the_same_loss_is_told(seed: int) -> None:
     course = course_of(SHORT, seed)
     simulation = Simulation(course, seed, ONE_LINE_OF_LOSS, with_recovery=False)
     simulation.run()
-    assert simulation.gaps()
+    # Of hundreds of seeds a lucky one loses nothing.
+    assert simulation.gaps() or not simulation.lost_on_the_way
     simulation.check_streams()
 
 
