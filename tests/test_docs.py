@@ -23,11 +23,11 @@ from tickerplant.core.books import TRANSITIONS, BookEvent
 from tickerplant.core.messages import BookState, FeedPhase, Message, Stream
 from tickerplant.core.wire import HEADER, MESSAGE_TYPES, Header
 
+sys.path.append(str(Path(__file__).resolve().parent / "end_to_end"))
+
+from processes import COMMAND, Plant, Process, Simulation, free_network, merged
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "tests" / "end_to_end"))
-
-from processes import COMMAND, Plant, Process, Simulation, free_network, merged  # noqa: E402 - see the line above
-
 README = ROOT / "README.md"
 ARCHITECTURE = ROOT / "ARCHITECTURE.md"
 RUNBOOK = ROOT / "deploy" / "runbook.md"

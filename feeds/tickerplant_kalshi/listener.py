@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
 
-from tickerplant.limits import FRAME_MAX_BYTES, FRAMES_PER_FLUSH
+from tickerplant.limits import FRAME_MAX_BYTES, FRAMES_AT_ONCE, FRAMES_PER_FLUSH
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,8 +23,6 @@ _PONG = WSMsgType.PONG
 _CLOSE = WSMsgType.CLOSE
 _CONTROL_MAX_BYTES = 125
 """RFC 6455, section 5.5."""
-_FRAMES_AT_ONCE = 32
-"""Handed on together: few enough to be still in the processor's first cache."""
 
 
 class FrameListener(WSListener):
@@ -64,7 +62,7 @@ class FrameListener(WSListener):
                 self._receive_short(transport, frame)
             if frame.last_in_buffer:
                 self._end_batch()
-            elif len(batch) >= _FRAMES_AT_ONCE:
+            elif len(batch) >= FRAMES_AT_ONCE:
                 self._deliver()
                 if self._delivered >= FRAMES_PER_FLUSH:
                     self._end_batch()

@@ -15,19 +15,19 @@ import numpy as np
 import pyarrow as pa
 from questdb import Sender
 
+sys.path.append(str(Path(__file__).resolve().parent.parent / "models"))
+
+from archive_bed import DAY, archive_all, folder_store
+from questdb_rows import http_of
+
+from tickerplant.core.tables import ORDERBOOK_DELTAS
+from tickerplant.store.arrow_tables import SCHEMAS, start_of_day_ns
+from tickerplant.store.local_server import LocalServer, cache_folder
+from tickerplant.store.questdb_archive import QuestDbArchiveSource
+from tickerplant.store.questdb_frames import symbols, to_frame
+from tickerplant.store.schema_check import apply
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.append(str(ROOT / "tests" / "models"))
-
-from archive_bed import DAY, archive_all, folder_store  # noqa: E402 - see the line above
-from questdb_rows import http_of  # noqa: E402 - see the line above
-
-from tickerplant.core.tables import ORDERBOOK_DELTAS  # noqa: E402 - see the line above
-from tickerplant.store.arrow_tables import SCHEMAS, start_of_day_ns  # noqa: E402 - see above
-from tickerplant.store.local_server import LocalServer, cache_folder  # noqa: E402 - see above
-from tickerplant.store.questdb_archive import QuestDbArchiveSource  # noqa: E402 - see above
-from tickerplant.store.questdb_frames import symbols, to_frame  # noqa: E402 - see above
-from tickerplant.store.schema_check import apply  # noqa: E402 - see the line above
-
 ROWS = 3_000_000
 BATCH_ROWS = 50_000
 MARKETS = 2_000

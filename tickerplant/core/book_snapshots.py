@@ -4,10 +4,9 @@ The instants are multiples of the interval on the clock of the log (`ts_send_ns`
 snapshots, as far as the books are known. A row holds the book after its message `seq` of stream delta.
 
 A change of a level tells the level's new size, and nothing is asked of a book between two instants but at its
-checksums. So a book is an array here with a place for each whole cent, in which a change is one assignment.
+checksums. So a book is an array with a place for each whole cent, in which a change is one assignment.
 """
 
-from array import array
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
@@ -27,7 +26,7 @@ from tickerplant.core.messages import (
 from tickerplant.core.recovery_state import PlantState
 from tickerplant.core.rows import Row, book_snapshot_row
 from tickerplant.core.wire import Header
-from tickerplant.limits import MARKETS_MAX, PRICE_E4_MAX, SIZE_E2_MAX
+from tickerplant.limits import PRICE_E4_MAX
 
 BOOK_STREAMS = (Stream.DELTA, Stream.STATUS)
 """What tells of books and sessions."""
@@ -79,64 +78,6 @@ class Books(Protocol):
         ...
 
 
-class PlainBooks(dict[str, "array[int]"]):
-    """`Books` of arrays."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._others: dict[str, tuple[dict[int, int], dict[int, int]]] = {}
-        """Sizes by price of bids and of asks that have no place in the array."""
-
-    def __missing__(self, ticker: str) -> "array[int]":
-        book = array("q", bytes(8 * SIZE))
-        book[CHANGED] = 1
-        # Beyond the bound a book is forgotten at once, and so never live.
-        if len(self) < MARKETS_MAX:
-            self[ticker] = book
-        return book
-
-    def forget(self, ticker: str) -> None:
-        """It is empty."""
-        self.pop(ticker, None)
-        self._others.pop(ticker, None)
-
-    def set_level(self, ticker: str, side: int, price_e4: int, size_e2: int) -> None:
-        """Of any side, price and size."""
-        book = self[ticker]
-        book[CHANGED] = 1
-        side = side != 0
-        place = PLACE_OF[side][price_e4] if 0 <= price_e4 <= PRICE_E4_MAX else NOWHERE
-        if place != NOWHERE and size_e2 <= SIZE_E2_MAX:
-            book[place] = size_e2
-        elif ticker in self:
-            self._others.setdefault(ticker, ({}, {}))[side][price_e4] = size_e2
-
-    def set_levels(self, updates: Sequence[Fields]) -> None:
-        """See `Books`."""
-        place_of = PLACE_OF
-        for _, ticker, _, _, _, side, price_e4, _, size_e2, _ in updates:
-            book = self[ticker]
-            try:
-                book[place_of[side][price_e4]] = size_e2
-            except (IndexError, OverflowError):
-                self.set_level(ticker, side, price_e4, size_e2)
-            book[CHANGED] = 1
-
-    def touch(self, ticker: str) -> None:
-        """See `Books`."""
-        self[ticker][CHANGED] = 1
-
-    def take_change(self, ticker: str) -> bool:
-        """See `Books`."""
-        book = self[ticker]
-        is_changed, book[CHANGED] = bool(book[CHANGED]), 0
-        return is_changed
-
-    def levels(self, ticker: str) -> Book:
-        """See `Books`."""
-        return book_of(self[ticker], self._others.get(ticker, ({}, {})))
-
-
 def book_of(sizes: Sequence[int], others: tuple[dict[int, int], dict[int, int]]) -> Book:
     """From sizes at their places, and by price those that have none."""
     sides = []
@@ -157,10 +98,13 @@ class BookSnapshots:
     def __init__(
         self,
         interval_ns: int,
-        state: PlantState | None = None,
-        new_books: Callable[[], Books] = PlainBooks,
+        state: PlantState | None,
+        new_books: Callable[[], Books],
     ) -> None:
-        """`state` is that before the first datagram; None: no book is known until it is published."""
+        """`state` is that before the first datagram; None: no book is known until it is published.
+
+        `new_books`: an empty set of books, for each session.
+        """
         assert interval_ns > 0
         self.mismatches = 0
         """Books whose checksum was not the plant's."""

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeGuard
 
 import msgspec
 
-from tickerplant.core.messages import AnyMessage, Stream
+from tickerplant.core.messages import AnyMessage, Bbo, LevelUpdate, Message, Stream, Ticker, Trade
 from tickerplant.core.rows import (
     CAUSE_NAMES,
     SIDE_NAMES,
@@ -294,25 +294,20 @@ class _Usual(NamedTuple):
     decode: Callable[[bytes], list[Fields]]
 
 
-def _decoder(fields: Any) -> Callable[[bytes], list[Fields]]:
+def _usual(table: str, kind: type[Message]) -> _Usual:
+    """Bodies of this kind alone, each message as a tuple of what its struct is on the wire."""
+    tag = kind.__struct_config__.tag
+    types = [field.type for field in msgspec.structs.fields(kind)]
+    fields: Any = tuple[(Literal[tag], *types)]  # type: ignore[valid-type]  # made here, not written
     decode: Callable[[bytes], list[Fields]] = msgspec.msgpack.Decoder(list[fields]).decode
-    return decode
+    return _Usual(table, decode)
 
 
-_TickerFields = tuple[
-    Literal[4], str, int, int, int, int, int, int, int, int, int, int, int, int, int
-]
 _USUAL: Mapping[int, _Usual] = {
-    Stream.DELTA: _Usual(
-        "orderbook_deltas", _decoder(tuple[Literal[5], str, int, int, int, int, int, int, int, int])
-    ),
-    Stream.BBO: _Usual(
-        "bbo", _decoder(tuple[Literal[3], str, int, int, int, int, int, int, int, int])
-    ),
-    Stream.TRADE: _Usual(
-        "trades", _decoder(tuple[Literal[1], str, int, int, int, str, int, int, int, bool])
-    ),
-    Stream.TICKER: _Usual("tickers", _decoder(_TickerFields)),
+    Stream.DELTA: _usual("orderbook_deltas", LevelUpdate),
+    Stream.BBO: _usual("bbo", Bbo),
+    Stream.TRADE: _usual("trades", Trade),
+    Stream.TICKER: _usual("tickers", Ticker),
 }
 _COLUMNS: Mapping[str, Callable[[_Run], list[ColumnValues]]] = {
     "orderbook_deltas": _updates,

@@ -43,6 +43,8 @@ anew; emptying takes 0.2 ms, four times as many entries 10 ms."""
 # --- plant ----------------------------------------------------------------------------------------
 MARKETS_MAX = 500_000
 """Books in one plant (the exchange's own limit per session); more are refused and counted."""
+FRAMES_AT_ONCE = 32
+"""Frames handed on together: few enough to be still in the processor's first cache."""
 FRAMES_PER_FLUSH = 256
 """Frames of one read batch between two flushes and two clock reads."""
 IMAGE_DATAGRAMS_PER_SECOND = 2_000
