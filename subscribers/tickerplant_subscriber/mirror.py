@@ -12,7 +12,6 @@ While the stream is behind, books go on in themselves, with every check and call
 """
 
 import gc
-import struct
 from collections.abc import Callable, ItemsView, Iterator, Mapping, Sequence
 
 from tickerplant.core.book import Level
@@ -30,7 +29,7 @@ from tickerplant.core.messages import (
 )
 from tickerplant.core.packed_books import IS_LIVE, WholeBook
 from tickerplant.limits import BOOK_PARTS_MAX, MARKETS_MAX, PRICE_E4_MAX, SIZE_E2_MAX
-from tickerplant_subscriber.book_view import BookView, PlantBooks
+from tickerplant_subscriber.book_view import BookView, MirroredBook, PlantBooks
 from tickerplant_subscriber.events import (
     Event,
     Gap,
@@ -70,7 +69,7 @@ class Mirror:
         self._on_update = on_update
         self._on_other = on_other
         self._plants: dict[tuple[int, int], PlantBooks] = {}
-        self._apply_other: dict[type, Callable[[StreamState, BookView, AnyMessage], None]] = {
+        self._apply_other: dict[type, Callable[[StreamState, MirroredBook, AnyMessage], None]] = {
             LevelUpdate: self._apply_update,
             BookStale: self._apply_stale,
             BookClear: self._apply_clear,
@@ -109,12 +108,8 @@ class Mirror:
                 view = self._open_view(books, message.ticker)
                 if view is None:
                     continue
-            if type(message) is LevelUpdate and view._live:
-                price_e4, size_e2 = message.price_e4, message.size_e2
-                if (
-                    0 < price_e4 < PRICE_E4_MAX
-                    and view._book.apply(message.side, price_e4, message.delta_e2) == size_e2 >= 0
-                ):
+            if view._live and type(message) is LevelUpdate:
+                if view.follow(message):
                     if on_update is not None:
                         on_update(view, message)
                     continue
@@ -122,14 +117,14 @@ class Mirror:
             self._receive_other(state, view, message)
         return True
 
-    def _receive_other(self, state: StreamState, view: BookView, message: AnyMessage) -> None:
+    def _receive_other(self, state: StreamState, view: MirroredBook, message: AnyMessage) -> None:
         apply = self._apply_other.get(type(message))
         if apply is not None:
             apply(state, view, message)
         if self._on_other is not None:
             self._on_other(message)
 
-    def _open_view(self, books: PlantBooks, ticker: str) -> BookView | None:
+    def _open_view(self, books: PlantBooks, ticker: str) -> MirroredBook | None:
         if not ticker or not self._wanted[ticker]:
             return None
         if len(books.views) >= MARKETS_MAX:
@@ -138,28 +133,30 @@ class Mirror:
             if len(books.views) >= MARKETS_MAX:
                 self.books_refused += 1
                 return None
-        view = books.views[ticker] = BookView(ticker, books)
+        view = books.views[ticker] = MirroredBook(ticker, books)
         return view
 
-    def _apply_update(self, _state: StreamState, view: BookView, message: AnyMessage) -> None:
+    def _apply_update(self, _state: StreamState, view: MirroredBook, message: AnyMessage) -> None:
         """A level of a book that is not LIVE: its absolute size is right at this place whatever was lost."""
         assert type(message) is LevelUpdate
         if 0 < message.price_e4 < PRICE_E4_MAX and 0 <= message.size_e2 <= SIZE_E2_MAX:
-            view._book.set_level(message.side, message.price_e4, message.size_e2)
+            view.set_level(message.side, message.price_e4, message.size_e2)
 
-    def _apply_stale(self, state: StreamState, view: BookView, message: AnyMessage) -> None:
+    def _apply_stale(self, state: StreamState, view: MirroredBook, message: AnyMessage) -> None:
         assert type(message) is BookStale
         self._make_stale(state, view, _known_reason(message.reason))
 
-    def _apply_clear(self, state: StreamState, view: BookView, _message: AnyMessage | None) -> None:
+    def _apply_clear(
+        self, state: StreamState, view: MirroredBook, _message: AnyMessage | None
+    ) -> None:
         """An image may follow; of a LIVE book it is the end, since a new image is announced by `BookStale`."""
         if view._live:
             self._make_stale(state, view, StaleReason.SUBSCRIPTION_ENDED)
         view._state = BookState.SYNCING
-        view._book.clear()
+        view.clear()
         view._next_part = None
 
-    def _apply_levels(self, state: StreamState, view: BookView, message: AnyMessage) -> None:
+    def _apply_levels(self, state: StreamState, view: MirroredBook, message: AnyMessage) -> None:
         assert type(message) is BookLevels
         if message.part == 0:
             self._apply_clear(state, view, message)
@@ -171,13 +168,13 @@ class Mirror:
         view._next_part = message.part + 1 if message.part + 1 < message.parts else None
         bids, asks = _plausible(message.bids), _plausible(message.asks)
         if message.parts == 1:
-            view._book.load(bids, asks)
+            view.load(bids, asks)
             return
         for side, levels in ((0, bids), (1, asks)):
             for price_e4, size_e2 in levels:
-                view._book.set_level(side, price_e4, size_e2)
+                view.set_level(side, price_e4, size_e2)
 
-    def _apply_checksum(self, state: StreamState, view: BookView, message: AnyMessage) -> None:
+    def _apply_checksum(self, state: StreamState, view: MirroredBook, message: AnyMessage) -> None:
         """The plant's book is LIVE and has this checksum here; ours is LIVE exactly if it has the same.
 
         `BookVerify` says nothing new of a book that is known not to be right.
@@ -185,7 +182,7 @@ class Mirror:
         assert isinstance(message, BookReady | BookVerify)
         complete = view._next_part is None
         view._next_part = None
-        if complete and _checksum_of(view) == message.checksum:
+        if complete and view.checksum() == message.checksum:
             self._make_live(state, view)
         elif view._live or type(message) is BookReady:
             self.mismatches += 1
@@ -234,23 +231,23 @@ class Mirror:
             if ticker not in known:
                 self._apply_clear(state, view, None)
 
-    def _put(self, state: StreamState, view: BookView, whole: WholeBook) -> None:
+    def _put(self, state: StreamState, view: MirroredBook, whole: WholeBook) -> None:
         """A book that came whole, in the place of what was known of it."""
         view._next_part = None
         stale_reason = whole.packed.stale_reason
         if whole.book is None:
-            view._book.clear()
+            view.clear()
             self.mismatches += 1
             self._make_stale(state, view, StaleReason.CHECKSUM_MISMATCH)
             return
-        view._book.take(whole.book)
+        view.take(whole.book)
         if stale_reason == IS_LIVE:
             self._make_live(state, view)
         else:
             self._make_stale(state, view, _known_reason(stale_reason))
 
-    def _replace(self, state: StreamState, view: BookView, fresh: BookView) -> None:
-        view._book.take(fresh._book)
+    def _replace(self, state: StreamState, view: MirroredBook, fresh: MirroredBook) -> None:
+        view.take(fresh)
         view._next_part = fresh._next_part
         if fresh._live:
             self._make_live(state, view)
@@ -262,14 +259,14 @@ class Mirror:
 
     # --- state ------------------------------------------------------------------------------------
 
-    def _make_live(self, state: StreamState, view: BookView) -> None:
+    def _make_live(self, state: StreamState, view: MirroredBook) -> None:
         if not view._live:
             view._state = BookState.LIVE
             view._live = True
-            if not view._books.behind:
+            if not view._plant.behind:
                 self._tell(_live(view, (state.publisher, state.partition)))
 
-    def _make_stale(self, state: StreamState, view: BookView, reason: StaleReason) -> None:
+    def _make_stale(self, state: StreamState, view: MirroredBook, reason: StaleReason) -> None:
         """Told when the book was not STALE before or the reason is another one."""
         if view._state is BookState.STALE and view._reason is reason:
             return
@@ -342,7 +339,7 @@ class Mirror:
         stale = self._invalidate(books, key, StaleReason.NEW_SESSION)
         for view in books.views.values():
             view._state = BookState.SYNCING
-            view._book.clear()
+            view.clear()
             view._next_part = None
         return stale
 
@@ -351,11 +348,11 @@ def _plant(key: tuple[int, int]) -> dict[str, int]:
     return {"publisher": key[0], "partition": key[1]}
 
 
-def _live(view: BookView, key: tuple[int, int]) -> Live:
+def _live(view: MirroredBook, key: tuple[int, int]) -> Live:
     return Live(view._ticker, Stream.DELTA, **_plant(key))
 
 
-def _stale(view: BookView, publisher: int, partition: int) -> Stale:
+def _stale(view: MirroredBook, publisher: int, partition: int) -> Stale:
     return Stale(view._ticker, Stream.DELTA, view._reason, publisher=publisher, partition=partition)
 
 
@@ -366,14 +363,6 @@ def _plausible(levels: tuple[Level, ...]) -> ItemsView[int, int]:
         for price_e4, size_e2 in levels
         if 0 < price_e4 < PRICE_E4_MAX and 0 < size_e2 <= SIZE_E2_MAX
     }.items()
-
-
-def _checksum_of(view: BookView) -> int:
-    """The checksum, or -1 (never sent) where a level has grown beyond 64 bits."""
-    try:
-        return view._book.checksum()
-    except struct.error:
-        return -1
 
 
 def _known_reason(reason: int) -> StaleReason:

@@ -4,7 +4,7 @@ A strategy that listens to BBO alone has no book whose state it could ask: what 
 what we lose ourselves, is told as `Stale` and `Live` for the stream BBO. A `Bbo` is absolute, so the next one heals.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
@@ -30,16 +30,19 @@ _LIVE = int(BookState.LIVE)
 
 
 class PlantQuotes:
-    """Last quotes of one plant; `live` are the tickers whose quote may be traded on, `paused` went silent LIVE."""
+    """Last quotes of one plant, with what it lost made STALE; `paused` went silent LIVE."""
 
-    __slots__ = ("behind", "last", "live", "paused", "session")
+    __slots__ = ("behind", "last", "paused", "session")
 
     def __init__(self, session: int, *, behind: bool = False) -> None:
         self.session = session
         self.behind = behind
         self.last: dict[str, Bbo] = {}
-        self.live: set[str] = set()
         self.paused: dict[str, Bbo] = {}
+
+    def live(self) -> dict[str, Bbo]:
+        """The quotes that may be traded on, by ticker and in the order of tickers."""
+        return {name: bbo for name, bbo in sorted(self.last.items()) if bbo.state == _LIVE}
 
 
 class Quotes:
@@ -68,7 +71,7 @@ class Quotes:
     @property
     def live_count(self) -> int:
         """Tickers whose quote may be traded on."""
-        return sum(len(quotes.live) for quotes in self._plants.values() if not quotes.behind)
+        return sum(len(quotes.live()) for quotes in self._plants.values() if not quotes.behind)
 
     @property
     def ticker_count(self) -> int:
@@ -80,12 +83,13 @@ class Quotes:
         quotes = self._plants.get((state.publisher, state.partition))
         if quotes is None or quotes.session != state.session:
             return False
-        wanted, last, live, on_bbo = self._wanted, quotes.last, quotes.live, self._on_bbo
+        wanted, last, on_bbo = self._wanted, quotes.last, self._on_bbo
         for message in messages:
             if type(message) is not Bbo:
                 continue
             ticker = message.ticker
-            if message.state == _LIVE and ticker in live:
+            previous = last.get(ticker)
+            if previous is not None and previous.state == _LIVE == message.state:
                 last[ticker] = message
             elif not wanted[ticker] or not self._change(state, quotes, message):
                 continue
@@ -104,14 +108,11 @@ class Quotes:
                 return False
         quotes.last[ticker] = bbo
         plant = {"publisher": state.publisher, "partition": state.partition}
-        if bbo.state == BookState.LIVE:
-            quotes.live.add(ticker)
+        if bbo.state == _LIVE:
             if not quotes.behind:
                 self._tell(Live(ticker, Stream.BBO, **plant))
             return True
-        was_live = ticker in quotes.live
-        quotes.live.discard(ticker)
-        if was_live or previous is None:
+        if previous is None or previous.state == _LIVE:
             closed = bbo.state == BookState.CLOSED
             reason = StaleReason.SUBSCRIPTION_ENDED if closed else StaleReason.UNKNOWN
             self._tell(Stale(ticker, Stream.BBO, reason, **plant))
@@ -136,14 +137,14 @@ class Quotes:
             return []
         if isinstance(event, StreamBehind):
             quotes.behind = True
-            return _told(sorted(quotes.live), event, StaleReason.REPAIRING)
+            return _told(quotes.live(), event, StaleReason.REPAIRING)
         if isinstance(event, StreamCaughtUp):
             quotes.behind = False
-            return [_live(ticker, event) for ticker in sorted(quotes.live)]
+            return [_live(ticker, event) for ticker in quotes.live()]
         if isinstance(event, StreamAlive):
             return self._resume(quotes, event)
         if isinstance(event, StreamDead | SessionEnded):
-            quotes.paused = {ticker: quotes.last[ticker] for ticker in sorted(quotes.live)}
+            quotes.paused = quotes.live()
             return self._invalidate(quotes, event, StaleReason.STREAM_DEAD)
         if isinstance(event, Gap) and event.session == quotes.session:
             quotes.paused = {}
@@ -151,11 +152,10 @@ class Quotes:
         return []
 
     def _invalidate(self, quotes: PlantQuotes, event: Event, reason: StaleReason) -> list[Event]:
-        tickers = sorted(quotes.live)
-        quotes.live.clear()
-        for ticker in tickers:
-            quotes.last[ticker] = _as_stale(quotes.last[ticker])
-        return _told(tickers, event, reason)
+        live = quotes.live()
+        for ticker, bbo in live.items():
+            quotes.last[ticker] = _as_stale(bbo)
+        return _told(live, event, reason)
 
     def _resume(self, quotes: PlantQuotes, event: StreamAlive) -> list[Event]:
         """What was missed, if anything, either comes (then the stream is behind) or makes all quotes STALE."""
@@ -163,7 +163,6 @@ class Quotes:
         if event.session != quotes.session or not (event.contiguous or quotes.behind):
             return []
         quotes.last.update(paused)
-        quotes.live.update(paused)
         return [] if quotes.behind else [_live(ticker, event) for ticker in paused]
 
 
@@ -175,6 +174,6 @@ def _live(ticker: str, event: Event) -> Live:
     return Live(ticker, Stream.BBO, publisher=event.publisher, partition=event.partition)
 
 
-def _told(tickers: list[str], event: Event, reason: StaleReason) -> list[Event]:
+def _told(tickers: Iterable[str], event: Event, reason: StaleReason) -> list[Event]:
     plant = {"publisher": event.publisher, "partition": event.partition}
     return [Stale(ticker, Stream.BBO, reason, **plant) for ticker in tickers]

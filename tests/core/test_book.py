@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tickerplant.core.book import Book, level_changes
-from tickerplant.limits import SIZE_E2_MAX
+from tickerplant.core.messages import LevelUpdate
+from tickerplant.limits import PRICE_E4_MAX, SIZE_E2_MAX
 
 PRICES = st.one_of(st.sampled_from([1, 2, 3300, 3400, 5000, 9999]), st.integers(1, 9_999))
 SIZES = st.one_of(st.integers(1, 5), st.integers(1, 10**15))
@@ -131,6 +132,42 @@ def test_level_changes_turn_one_book_into_the_other(held_levels, fresh_levels):
         assert held.apply(side, price_e4, delta_e2) == size_e2
     assert held == fresh
     assert not level_changes(held, fresh)
+
+
+UPDATES = st.builds(
+    lambda *numbers: LevelUpdate("M", 0, 0, 0, *numbers),
+    st.integers(0, 1),
+    st.one_of(PRICES, st.sampled_from([-1, 0, 10_000])),
+    st.integers(-SIZE_E2_MAX, SIZE_E2_MAX + 1),
+    st.one_of(st.integers(-1, 5), st.sampled_from([SIZE_E2_MAX, SIZE_E2_MAX + 1])),
+)
+
+
+@given(BOOKS, CHANGES)
+def test_a_book_follows_an_equal_one(levels, changes):
+    """What another book made of its deltas is followed; a delta that this one had no room for never comes."""
+    book, naive = Book(*[side.items() for side in levels]), NaiveBook(*levels)
+    for side, price_e4, delta_e2 in changes:
+        size_e2 = naive.apply(side, price_e4, delta_e2)
+        if size_e2 >= 0:
+            assert book.follow(LevelUpdate("M", 0, 0, 0, side, price_e4, delta_e2, size_e2))
+    assert_same(book, naive)
+
+
+@given(BOOKS, UPDATES)
+def test_what_an_equal_book_cannot_have_made_changes_nothing(levels, update):
+    """A size that does not follow from the one here, a size or a price that no level has."""
+    book, naive = Book(*[side.items() for side in levels]), NaiveBook(*levels)
+    before = naive.sides[update.side].get(update.price_e4, 0)
+    is_possible = (
+        before + update.delta_e2 == update.size_e2
+        and 0 <= update.size_e2 <= SIZE_E2_MAX
+        and 0 < update.price_e4 < PRICE_E4_MAX
+    )
+    assert book.follow(update) == is_possible
+    if is_possible:
+        naive.apply(update.side, update.price_e4, update.delta_e2)
+    assert_same(book, naive)
 
 
 @given(BOOKS, BOOKS)

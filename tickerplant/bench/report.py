@@ -184,17 +184,21 @@ def rows(results: dict[str, Any]) -> list[Row]:
             "change and best bid and offer in the book",
             f"{book['reference_ratio']:.1f}x json.loads ({book['book_ns'] / 1000:.2f} us, "
             f"{book['ratio']:.1f}x faster than SortedDict)",
-            f"{_budget_ratio(1e6):.1f}x (1 us)",
+            f"1 us or {_budget_ratio(1e6):.1f}x",
             f"{_budget_ratio(1e6 / 0.3):.1f}x",
-            book["reference_ratio"] >= _budget_ratio(1e6),
+            _is_rate_met(1e9 / book["book_ns"], book["reference_ratio"], 1e6),
         ),
         Row(
             "subscriber, decode and callback",
             f"{results['subscriber']['reference_ratio']:.1f}x json.loads "
             f"({results['subscriber']['messages_per_s']:,.0f}/s)",
-            f"{_budget_ratio(500_000):.1f}x (500,000/s)",
+            f"500,000/s or {_budget_ratio(500_000):.1f}x",
             f"{_budget_ratio(900_000):.1f}x",
-            results["subscriber"]["reference_ratio"] >= _budget_ratio(500_000),
+            _is_rate_met(
+                results["subscriber"]["messages_per_s"],
+                results["subscriber"]["reference_ratio"],
+                500_000,
+            ),
         ),
         _fan_out_row(results["fan_out"]),
         *_authenticity_rows(results["authenticity"]),
@@ -345,6 +349,11 @@ def _is_within(measured_us: dict[str, float], must_us: tuple[int, int]) -> bool:
 def _budget_ratio(per_second: float) -> float:
     """A rate that is demanded of the machine the budgets are of, as a ratio to its `json.loads`."""
     return per_second / BUDGET_REFERENCE_PER_S
+
+
+def _is_rate_met(per_second: float, reference_ratio: float, demanded: float) -> bool:
+    """The rate itself, or on a slower machine as much of what `json.loads` does there."""
+    return per_second >= demanded or reference_ratio >= _budget_ratio(demanded)
 
 
 def _micros_each(per_second: float) -> str:

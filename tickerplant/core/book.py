@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from operator import lt
 
+from tickerplant.core.messages import LevelUpdate
 from tickerplant.limits import PRICE_E4_MAX, SIZE_E2_MAX
 
 Level = tuple[int, int]
@@ -33,8 +34,8 @@ def _are_prices(prices: tuple[int, ...]) -> bool:
     return prices[0] > 0 and prices[-1] < PRICE_E4_MAX and all(map(lt, prices, prices[1:]))
 
 
-class Book:
-    """The levels of one market; absent sides read as 0."""
+class Levels:
+    """The levels of one market, read-only; absent sides read as 0."""
 
     __slots__ = ("_ask_prices", "_ask_sizes", "_bid_prices", "_bid_sizes", "best_moved")
 
@@ -42,99 +43,6 @@ class Book:
     _bid_sizes: list[int]
     _ask_prices: list[int]
     _ask_sizes: list[int]
-
-    def __init__(self, bids: Iterable[Level] = (), asks: Iterable[Level] = ()) -> None:
-        if bids or asks:
-            self.load(bids, asks)
-        else:
-            self.clear()
-
-    def load(self, bids: Iterable[Level], asks: Iterable[Level]) -> None:
-        """Replaces all levels; sizes must be positive and prices distinct within a side."""
-        bid_levels, ask_levels = sorted(bids), sorted(asks)
-        self._bid_prices = [_shared(price_e4) for price_e4, _ in bid_levels]
-        self._bid_sizes = [size_e2 for _, size_e2 in bid_levels]
-        self._ask_prices = [_shared(price_e4) for price_e4, _ in ask_levels]
-        self._ask_sizes = [size_e2 for _, size_e2 in ask_levels]
-        self.best_moved = True
-
-    def load_packed(self, levels: bytes, bid_count: int) -> None:
-        """Replaces all levels by those of `packed`, the first `bid_count` of them bids.
-
-        Raises `ValueError`, with nothing changed, for what is not a book: a price or size out of range, or prices
-        that do not ascend.
-        """
-        count, rest = divmod(len(levels), _LEVEL_BYTES)
-        if rest or not 0 <= bid_count <= count:
-            raise ValueError(f"{len(levels)} B are no levels, {bid_count} of them bids")
-        numbers = struct.unpack(f"<{2 * count}q", levels)
-        prices, sizes = numbers[::2], numbers[1::2]
-        bid_prices, ask_prices = prices[:bid_count], prices[bid_count:]
-        if not (_are_prices(bid_prices) and _are_prices(ask_prices)):
-            raise ValueError("prices are out of range or do not ascend")
-        if count and not (min(sizes) > 0 and max(sizes) <= SIZE_E2_MAX):
-            raise ValueError("a size is out of range")
-        self._bid_prices = list(map(_share_price, bid_prices))
-        self._bid_sizes = list(sizes[:bid_count])
-        self._ask_prices = list(map(_share_price, ask_prices))
-        self._ask_sizes = list(sizes[bid_count:])
-        self.best_moved = True
-
-    def levels(self) -> "Book":
-        """A book that shares these levels: theirs to keep once `load` or `take` has given this one others."""
-        other = Book.__new__(Book)
-        other.take(self)
-        return other
-
-    def take(self, other: "Book") -> None:
-        """Takes the levels of another book, which must not be changed any more."""
-        self._bid_prices = other._bid_prices
-        self._bid_sizes = other._bid_sizes
-        self._ask_prices = other._ask_prices
-        self._ask_sizes = other._ask_sizes
-        self.best_moved = True
-
-    def clear(self) -> None:
-        """Forgets all levels."""
-        self._bid_prices = []
-        self._bid_sizes = []
-        self._ask_prices = []
-        self._ask_sizes = []
-        self.best_moved = True
-
-    def apply(self, side: int, price_e4: int, delta_e2: int) -> int:
-        """Adds `delta_e2` to a level (side 0 bid, 1 ask) and returns its new size; 0 means the level is gone.
-
-        Returns -1, with the book unchanged, if the level would fall below zero or grow beyond `SIZE_E2_MAX`.
-        `best_moved` then says whether the change was at or beyond the best of its side: its price or size moved.
-        """
-        if side:
-            prices = self._ask_prices
-            sizes = self._ask_sizes
-            self.best_moved = not prices or price_e4 <= prices[0]
-        else:
-            prices = self._bid_prices
-            sizes = self._bid_sizes
-            self.best_moved = not prices or price_e4 >= prices[-1]
-        index = bisect_left(prices, price_e4)
-        if index < len(prices) and prices[index] == price_e4:
-            size_e2 = sizes[index] + delta_e2
-            if 0 < size_e2 <= SIZE_E2_MAX:
-                sizes[index] = size_e2
-                return size_e2
-            if size_e2:
-                return -1
-            del prices[index], sizes[index]
-            return 0
-        if delta_e2 <= 0:
-            return -1 if delta_e2 else 0
-        prices.insert(index, _shared(price_e4))
-        sizes.insert(index, delta_e2)
-        return delta_e2
-
-    def set_level(self, side: int, price_e4: int, size_e2: int) -> None:
-        """Sets a level to an absolute size (0 removes it)."""
-        self.apply(side, price_e4, size_e2 - self.size_at(side, price_e4))
 
     def size_at(self, side: int, price_e4: int) -> int:
         """Size of a level, 0 if absent."""
@@ -254,6 +162,138 @@ class Book:
         numbers = prices + sizes
         numbers[::2], numbers[1::2] = prices, sizes
         return struct.pack(f"<{len(numbers)}q", *numbers)
+
+
+class Book(Levels):
+    """The levels of one market, and how they change."""
+
+    __slots__ = ()
+
+    best_moved: bool
+
+    def __init__(self, bids: Iterable[Level] = (), asks: Iterable[Level] = ()) -> None:
+        if bids or asks:
+            self.load(bids, asks)
+        else:
+            self.clear()
+
+    def load(self, bids: Iterable[Level], asks: Iterable[Level]) -> None:
+        """Replaces all levels; sizes must be positive and prices distinct within a side."""
+        bid_levels, ask_levels = sorted(bids), sorted(asks)
+        self._bid_prices = [_shared(price_e4) for price_e4, _ in bid_levels]
+        self._bid_sizes = [size_e2 for _, size_e2 in bid_levels]
+        self._ask_prices = [_shared(price_e4) for price_e4, _ in ask_levels]
+        self._ask_sizes = [size_e2 for _, size_e2 in ask_levels]
+        self.best_moved = True
+
+    def load_packed(self, levels: bytes, bid_count: int) -> None:
+        """Replaces all levels by those of `packed`, the first `bid_count` of them bids.
+
+        Raises `ValueError`, with nothing changed, for what is not a book: a price or size out of range, or prices
+        that do not ascend.
+        """
+        count, rest = divmod(len(levels), _LEVEL_BYTES)
+        if rest or not 0 <= bid_count <= count:
+            raise ValueError(f"{len(levels)} B are no levels, {bid_count} of them bids")
+        numbers = struct.unpack(f"<{2 * count}q", levels)
+        prices, sizes = numbers[::2], numbers[1::2]
+        bid_prices, ask_prices = prices[:bid_count], prices[bid_count:]
+        if not (_are_prices(bid_prices) and _are_prices(ask_prices)):
+            raise ValueError("prices are out of range or do not ascend")
+        if count and not (min(sizes) > 0 and max(sizes) <= SIZE_E2_MAX):
+            raise ValueError("a size is out of range")
+        self._bid_prices = list(map(_share_price, bid_prices))
+        self._bid_sizes = list(sizes[:bid_count])
+        self._ask_prices = list(map(_share_price, ask_prices))
+        self._ask_sizes = list(sizes[bid_count:])
+        self.best_moved = True
+
+    def levels(self) -> "Book":
+        """A book that shares these levels: theirs to keep once `load` or `take` has given this one others."""
+        other = Book.__new__(Book)
+        other.take(self)
+        return other
+
+    def take(self, other: "Book") -> None:
+        """Takes the levels of another book, which must not be changed any more."""
+        self._bid_prices = other._bid_prices
+        self._bid_sizes = other._bid_sizes
+        self._ask_prices = other._ask_prices
+        self._ask_sizes = other._ask_sizes
+        self.best_moved = True
+
+    def clear(self) -> None:
+        """Forgets all levels."""
+        self._bid_prices = []
+        self._bid_sizes = []
+        self._ask_prices = []
+        self._ask_sizes = []
+        self.best_moved = True
+
+    def apply(self, side: int, price_e4: int, delta_e2: int) -> int:
+        """Adds `delta_e2` to a level (side 0 bid, 1 ask) and returns its new size; 0 means the level is gone.
+
+        Returns -1, with the book unchanged, if the level would fall below zero or grow beyond `SIZE_E2_MAX`.
+        `best_moved` then says whether the change was at or beyond the best of its side: its price or size moved.
+        """
+        if side:
+            prices = self._ask_prices
+            sizes = self._ask_sizes
+            self.best_moved = not prices or price_e4 <= prices[0]
+        else:
+            prices = self._bid_prices
+            sizes = self._bid_sizes
+            self.best_moved = not prices or price_e4 >= prices[-1]
+        index = bisect_left(prices, price_e4)
+        if index < len(prices) and prices[index] == price_e4:
+            size_e2 = sizes[index] + delta_e2
+            if 0 < size_e2 <= SIZE_E2_MAX:
+                sizes[index] = size_e2
+                return size_e2
+            if size_e2:
+                return -1
+            del prices[index], sizes[index]
+            return 0
+        if not 0 < delta_e2 <= SIZE_E2_MAX:
+            return -1 if delta_e2 else 0
+        prices.insert(index, _shared(price_e4))
+        sizes.insert(index, delta_e2)
+        return delta_e2
+
+    def follow(self, update: LevelUpdate) -> bool:
+        """Makes the change that another book made; False, with nothing changed, if this one cannot have been equal.
+
+        `best_moved` says nothing of it.
+        """
+        price_e4 = update.price_e4
+        size_e2 = update.size_e2
+        if update.side:
+            prices = self._ask_prices
+            sizes = self._ask_sizes
+        else:
+            prices = self._bid_prices
+            sizes = self._bid_sizes
+        index = bisect_left(prices, price_e4)
+        if index < len(prices) and prices[index] == price_e4:
+            if sizes[index] + update.delta_e2 != size_e2 or not 0 <= size_e2 <= SIZE_E2_MAX:
+                return False
+            if size_e2:
+                sizes[index] = size_e2
+            else:
+                del prices[index], sizes[index]
+            return True
+        if update.delta_e2 != size_e2 or not 0 <= size_e2 <= SIZE_E2_MAX:
+            return False
+        if not 0 < price_e4 < PRICE_E4_MAX:
+            return False
+        if size_e2:
+            prices.insert(index, _SHARED_PRICES[price_e4])
+            sizes.insert(index, size_e2)
+        return True
+
+    def set_level(self, side: int, price_e4: int, size_e2: int) -> None:
+        """Sets a level to an absolute size (0 removes it)."""
+        self.apply(side, price_e4, size_e2 - self.size_at(side, price_e4))
 
     def __eq__(self, other: object) -> bool:
         """Equal levels on both sides."""
