@@ -204,7 +204,7 @@ class Receiver:
         now_ns = self._clock.now_ns()
         try:
             self._drain(group_socket, now_ns)
-            self._schedule(now_ns)
+            self._schedule()
         except Exception as error:  # noqa: BLE001  # a callback of the user raised
             self._stop_with(error)
 
@@ -213,7 +213,7 @@ class Receiver:
         now_ns = self._clock.now_ns()
         try:
             call(now_ns)
-            self._schedule(now_ns)
+            self._schedule()
         except Exception as error:  # noqa: BLE001  # a callback of the user raised
             self._stop_with(error)
 
@@ -238,7 +238,7 @@ class Receiver:
 
     # --- timers -----------------------------------------------------------------------------------
 
-    def _schedule(self, now_ns: int) -> None:
+    def _schedule(self) -> None:
         if self._link is not None and self._sockets:
             self._link.perform()
         due_ns = self._arbiter.next_deadline_ns()
@@ -246,7 +246,8 @@ class Receiver:
             return
         if due_ns < self._timer.armed_ns:
             self._due_ns = due_ns
-            self._timer.arm(due_ns, now_ns)
+            # Not `now_ns`: what was read since then would come on top of the wait.
+            self._timer.arm(due_ns, self._clock.now_ns())
 
     def _on_timer(self) -> None:
         """Reads first and decides then: after a stall of this process the datagrams are there, only unread."""
@@ -261,7 +262,7 @@ class Receiver:
                 if self._arbiter.hole_due(now_ns):
                     self._read_kernel_drops()
                 self._arbiter.handle_timer(now_ns)
-            self._schedule(now_ns)
+            self._schedule()
         except Exception as error:  # noqa: BLE001  # a callback of the user raised
             self._stop_with(error)
 

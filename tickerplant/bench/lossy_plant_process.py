@@ -7,6 +7,7 @@ import asyncio
 import gc
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ _TAIL_S = 0.2
 
 
 class Lost(NamedTuple):
-    """A datagram of the delta stream that was kept off the wire, and when the next of that stream was sent."""
+    """A datagram of the delta stream that was kept off the wire, and when the next of that stream had been sent."""
 
     sent_ns: int
     next_ns: int
@@ -44,21 +45,27 @@ class Lost(NamedTuple):
 class LossySender:
     """Sends to the groups, but not everything."""
 
-    def __init__(self, publisher: Publisher) -> None:
+    def __init__(self, publisher: Publisher, now_ns: Callable[[], int]) -> None:
         self.loss = 0.0
         """Share of the data datagrams, of any stream, that is kept back."""
         self.heartbeats_kept_back = 0
         """So many of the next heartbeats on the delta stream are kept back as well."""
         self.lost: list[Lost] = []
         self._publisher = publisher
+        self._now_ns = now_ns
         self._chance = random.Random(1)  # noqa: S311  # a load, not a secret
         self._waiting: list[int] = []
+        self._revealed: list[int] = []
 
     def send(self, datagrams: list[Datagram]) -> None:
         """As `Publisher.send`."""
         sent = [datagram for datagram in datagrams if not self._is_kept_back(datagram)]
         if sent:
             self._publisher.send(sent)
+        if self._revealed:
+            now_ns = self._now_ns()
+            self.lost += [Lost(lost_ns, now_ns) for lost_ns in self._revealed]
+            self._revealed.clear()
 
     def _is_kept_back(self, datagram: Datagram) -> bool:
         header = decode_header(datagram[1])
@@ -72,7 +79,7 @@ class LossySender:
             self.heartbeats_kept_back -= 1
             return True
         if is_delta and self._waiting:
-            self.lost += [Lost(lost_ns, header.ts_send_ns) for lost_ns in self._waiting]
+            self._revealed += self._waiting
             self._waiting.clear()
         return False
 
@@ -90,7 +97,7 @@ class LossyPlant:
         is_on = self._ticklog.begin_session(plant.session, now_ns)
         plant.set_log(is_on=is_on, oldest_seqs=self._ticklog.oldest_seqs)
         publisher = open_publisher(PublishConfig(group_a=config.group, port=config.port))
-        self.sender = LossySender(publisher)
+        self.sender = LossySender(publisher, self.now_ns)
         self._outlet = Outlet(plant, self._ticklog, self.sender)
         self._timer = DeadlineTimer(self.now_ns, self._fire)
 

@@ -87,10 +87,15 @@ class ChildProcess:
 def start_child() -> BenchConfig:
     """In a child: its configuration; pins the process to its core, unless that is -1 (any)."""
     config = msgspec.json.decode(sys.argv[1], type=BenchConfig)
-    cores = sorted(os.sched_getaffinity(0))
-    if config.core >= 0:
-        os.sched_setaffinity(0, {cores[config.core % len(cores)]})
+    pin_to_core(config.core)
     return config
+
+
+def pin_to_core(core: int, process_id: int = 0) -> None:
+    """Lets a process, ours by default, run on one core only: number `core` of those it may use now, -1 for all."""
+    cores = sorted(os.sched_getaffinity(process_id))
+    if core >= 0:
+        os.sched_setaffinity(process_id, {cores[core % len(cores)]})
 
 
 def answer(fields: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """What recovery is worth: how soon a loss is repaired, how soon a lost tail is found, how fast a subscriber joins.
 
-Plant, recovery and subscriber are processes of their own; the plant logs everything and keeps a share off the wire.
+Plant, recovery and subscriber are processes of their own; the plant logs everything and keeps a share off the wire. The
+subscriber has a core of its own, on which it does not sleep, plant and recovery share the other.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from typing import Any
 
 from tickerplant.bench.end_to_end import OTHER_CORE, PLANT_CORE, free_group, free_port
 from tickerplant.bench.load import ReferenceLoad
-from tickerplant.bench.processes import BenchConfig, ChildProcess, percentiles
+from tickerplant.bench.processes import BenchConfig, ChildProcess, percentiles, pin_to_core
 from tickerplant.demo.processes import ChildProcess as CommandProcess
 from tickerplant.demo.processes import until
 
@@ -40,6 +41,7 @@ class _Recovery:
         }
         settings = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
         process = await CommandProcess.start("recovery", ["recovery", *settings], self._read_line)
+        pin_to_core(PLANT_CORE, process.pid)
         resources.push_async_callback(process.stop)
         await until(self.caught_up.wait(), [process], _START_TIMEOUT_S, "starting recovery")
 
@@ -90,10 +92,10 @@ class _Bed:
             "joins": joins,
         }
 
-    async def repair(self, *, per_second: int, seconds: float) -> dict[str, Any]:
-        """Losses at a fixed rate: {"us", "lost", "missing", "gaps"}."""
+    async def repair(self, *, per_second: int, seconds: float, busy_poll: bool) -> dict[str, Any]:
+        """Losses at a fixed rate: {"us", "lost", "missing", "gaps"}. With `busy_poll` the subscriber never sleeps."""
         count = int(per_second * seconds)
-        await self.subscriber.ask(do="begin")
+        await self.subscriber.ask(do="begin", busy_poll=busy_poll)
         await self.plant.ask(do="flow", count=count, per_second=per_second, loss=LOSS)
         lost = (await self.plant.read())["lost"]
         told = await self._deliveries(count, lost)
@@ -111,7 +113,7 @@ class _Bed:
 
     async def tails(self, *, count: int, heartbeats: int) -> dict[str, Any]:
         """Lost tails: {"found_us": until the heartbeat that tells of it, "delivered_us", "missing"}."""
-        await self.subscriber.ask(do="begin")
+        await self.subscriber.ask(do="begin", busy_poll=True)
         lost = (await self.plant.ask(do="tails", count=count, heartbeats=heartbeats))["lost"]
         told = await self._deliveries(count, lost)
         return {
@@ -143,16 +145,19 @@ def _reference_ns(markets: int) -> int:
 async def measure_repair(
     *, markets: int, joins: int, tails: int, per_second: int, seconds: float
 ) -> dict[str, Any]:
-    """{"join", "repair", "tail", "late_tail", "books"}, times as percentiles in microseconds. Raises `DemoError`.
+    """{"join", "repair", "repair_asleep", "tail", "late_tail", "books"}, times as percentiles in microseconds.
 
-    Repair is from the send of the datagram that shows the hole to the callback of the last message that was missing.
+    Repair is from the return of the send of the datagram that shows the hole to the callback of the last message that
+    was missing; "repair_asleep" is where the subscriber sleeps between datagrams. Raises `DemoError`.
     The `cpu_ratio` of a join is to `json.loads` of the exchange's snapshots of the same books.
     """
     async with AsyncExitStack() as resources:
         bed = _Bed(markets)
         await bed.start(resources)
         join = await bed.join(joins=joins, per_second=per_second)
-        repair = await bed.repair(per_second=per_second, seconds=seconds)
+        rate: dict[str, Any] = {"per_second": per_second, "seconds": seconds}
+        repair_asleep = await bed.repair(**rate, busy_poll=False)
+        repair = await bed.repair(**rate, busy_poll=True)
         tail = await bed.tails(count=tails, heartbeats=0)
         late_tail = await bed.tails(count=tails, heartbeats=1)
     reference_us = _reference_ns(markets) / 1_000
@@ -160,6 +165,7 @@ async def measure_repair(
         "books": markets,
         "join": join | {"cpu_ratio": join["cpu_us"] / reference_us},
         "repair": repair,
+        "repair_asleep": repair_asleep,
         "tail": tail,
         "late_tail": late_tail,
     }

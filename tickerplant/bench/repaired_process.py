@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import time
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -66,6 +67,11 @@ class Receiver(Joiner):
         self.updates += 1
         self.delivered_ns[self.ts_send_ns] = time.monotonic_ns() + self._clock_offset_ns
 
+    def begin(self) -> None:
+        """Counts from zero."""
+        self.updates = self.gaps = 0
+        self.delivered_ns.clear()
+
     async def report(self, count: int, wanted: list[int]) -> dict[str, Any]:
         """Once `count` deltas came: when each of the datagrams sent at `wanted` did, 0 for never."""
         deadline_ns = time.monotonic_ns() + int(_LATE_S * 1e9)
@@ -89,29 +95,52 @@ async def join(books: int, network: Any) -> dict[str, int]:
     return {"join_ns": joiner.live_ns - started_ns, "cpu_ns": cpu_ns}
 
 
+class Listening:
+    """The subscriber that goes on, for one measurement after the other."""
+
+    def __init__(self, config: BenchConfig, network: Any) -> None:
+        self.receiver: Receiver
+        self._config = config
+        self._network = network
+        self._is_spinning: bool | None = None
+        self._running: asyncio.Task[None] | None = None
+
+    async def begin(self, *, busy_poll: bool) -> None:
+        """Counts from zero; a subscriber that spins where the last one slept is another one, and joins anew."""
+        if busy_poll is not self._is_spinning:
+            await self.end()
+            self._is_spinning = busy_poll
+            self.receiver = Receiver(self._config.markets, self._config.clock_offset_ns)
+            running = run_async(self.receiver, **self._network, busy_poll=busy_poll)
+            self._running = asyncio.create_task(running)
+        await self.receiver.joined.wait()
+        self.receiver.begin()
+
+    async def end(self) -> None:
+        """Leaves the groups."""
+        if self._running is not None:
+            self._running.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._running
+
+
 async def serve(config: BenchConfig) -> None:
     """Runs until the parent closes our input; `config.url` is the address of recovery."""
     logging.getLogger("tickerplant_subscriber").setLevel(logging.ERROR)
     network: Any = {"group_a": config.group, "port": config.port, "recovery": (config.url,)}
     answer({"started": True})
     lines = await commands()
-    receiver = Receiver(config.markets, config.clock_offset_ns)
-    running: asyncio.Task[None] | None = None
+    listening = Listening(config, network)
     while line := await lines.readline():
         command = msgspec.json.decode(line)
         if command["do"] == "join":
-            answer(await join(config.markets, network))
+            answer(await join(config.markets, network | {"busy_poll": True}))
         elif command["do"] == "begin":
-            if running is None:
-                running = asyncio.create_task(run_async(receiver, **network))
-            await receiver.joined.wait()
-            receiver.updates = receiver.gaps = 0
-            receiver.delivered_ns.clear()
+            await listening.begin(busy_poll=command["busy_poll"])
             answer({"begun": True})
         else:
-            answer(await receiver.report(command["count"], command["wanted"]))
-    if running is not None:
-        running.cancel()
+            answer(await listening.receiver.report(command["count"], command["wanted"]))
+    await listening.end()
 
 
 if __name__ == "__main__":

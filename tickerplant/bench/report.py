@@ -245,16 +245,23 @@ def _authenticity_rows(measured: dict[str, float]) -> list[Row]:
 
 def _recovery_rows(measured: dict[str, Any]) -> list[Row]:
     """Repairs, lost tails and late joins."""
-    repair, join = measured["repair"], measured["join"]
+    repair, asleep, join = measured["repair"], measured["repair_asleep"], measured["join"]
     repair_us, join_us = repair["us"], join["us"]
     whole = repair["missing"] == repair["gaps"] == 0
     return [
         Row(
-            f"loss repaired at {RATE_PER_S:,}/s, 1 % lost, p50 p99",
+            f"loss repaired at {RATE_PER_S:,}/s, 1 % lost, subscriber spinning on its core, p50 p99",
             f"{_millis(repair_us)}; {repair['missing']} of {repair['lost']:,} missing",
             "2, 25 ms; none",
             "1.3 ms",
             whole and repair_us["p50"] <= 2_000 and repair_us["p99"] <= 25_000,
+        ),
+        Row(
+            "  subscriber sleeping between datagrams",
+            f"{_millis(asleep['us'])}; {asleep['missing']} of {asleep['lost']:,} missing",
+            "",
+            "",
+            None if asleep["missing"] == asleep["gaps"] == 0 else False,
         ),
         _tail_row("tail loss found, p50 p99", measured["tail"], 15),
         _tail_row("  if the first heartbeat is lost too", measured["late_tail"], 60),
