@@ -87,7 +87,7 @@ class EndToEnd:
         results: list[dict[str, Any]] = []
         without_log: list[dict[str, Any]] = []
         for number in range(2 * runs):
-            # In turns, and each first as often as the other: the machine may get slower or faster meanwhile.
+            # One right after the other, each first as often: the machine may get slower or faster meanwhile.
             log = number % 4 in (0, 3)
             (results if log else without_log).append(await self._run_saturated(frames, log=log))
             if log:
@@ -108,8 +108,10 @@ class EndToEnd:
             "busy": statistics.median(result["busy"] for result in results),
             "cpu_us_per_frame": statistics.median(r["cpu_us_per_frame"] for r in results),
             "log_cost": 1
-            - statistics.median(rates)
-            / statistics.median(one["frames_per_cpu_s"] for one in without_log),
+            - statistics.median(
+                logged["frames_per_cpu_s"] / unlogged["frames_per_cpu_s"]
+                for logged, unlogged in zip(results, without_log, strict=True)
+            ),
             "unlogged": sum(result["unlogged_datagrams"] for result in results),
             "lost": sum(r["datagrams_lost"] + r["gaps"] + r["sequence_gaps"] for r in results),
         }
