@@ -7,8 +7,10 @@ from pathlib import Path
 
 from market_day import MarketDay
 from store_process import SECONDS_MAX, Store, metric, page, rows_in_log
+from tick_log import SESSION, begun, eventually, options_of, write_log
 
-from tickerplant.runtime.logfolder import load_position
+from tickerplant.core.logformat import LogPosition
+from tickerplant.runtime.logfolder import load_position, segment_names, store_position
 from tickerplant.store.parquet_folder import read_folder
 from tickerplant.store.parquet_merge import check_folder, read_parts
 from tickerplant.store.parquet_store import ParquetStore
@@ -78,6 +80,42 @@ def test_it_waits_for_a_log_and_tells_how_it_is(tmp_path):
         assert metric(text, "tickerplant_store_parquet_closings_total") >= 1
         assert rows_in_files(tmp_path / "store") == rows_in_log(tmp_path / "ticklog")
         assert store.stop() == 0
+
+
+def assert_nothing_is_deleted(log: Path, session: int) -> None:
+    """A plant that may keep next to nothing lets the store have it all the same."""
+    names = segment_names(log)
+    with begun(log, session, options_of(retain_bytes=1)) as ticklog:
+        eventually(lambda: "store still has to take" in str(ticklog.status().warnings))
+        assert segment_names(log)[: len(names)] == names
+
+
+def test_what_a_store_that_never_reached_its_database_has_to_take_is_kept(
+    tmp_path, unused_tcp_port
+):
+    """The database is down from the first day on: retention waits, as it does for a store that has fallen behind."""
+    log = tmp_path / "ticklog"
+    for number in range(3):
+        write_log(log, SESSION + number)
+    settings = ("store.backend=questdb", f"store.conf=http::addr=127.0.0.1:{unused_tcp_port};")
+    with Store(tmp_path, *settings) as store:
+        store.wait_event("store_unavailable")
+        store.kill()
+    assert load_position(log, "store") == LogPosition(SESSION, 1)
+    assert_nothing_is_deleted(log, SESSION + 9)
+
+
+def test_what_a_store_that_begins_anew_has_to_take_is_kept(tmp_path):
+    """Its files are gone: what it had taken into them counts no more."""
+    log = tmp_path / "ticklog"
+    for number in range(3):
+        write_log(log, SESSION + number)
+    store_position(log, "store", LogPosition(SESSION + 2, 1, 100))
+    with Store(tmp_path, "store.close_s=3600", "store.close_rows=1000000") as store:
+        store.wait_event("store_started")
+        store.kill()
+    assert load_position(log, "store") == LogPosition(SESSION, 1)
+    assert_nothing_is_deleted(log, SESSION + 9)
 
 
 def test_two_of_one_folder_are_one_too_many(tmp_path):

@@ -9,10 +9,11 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tickerplant.core.logformat import LogPosition
+from tickerplant.core.logformat import NO_SEGMENT, LogPosition
 from tickerplant.errors import StoreError, StoreUnavailableError
 from tickerplant.limits import (
     STORE_RETRY_MAX_S,
@@ -22,7 +23,7 @@ from tickerplant.limits import (
     STORE_UPKEEP_S,
 )
 from tickerplant.runtime.health import Readiness
-from tickerplant.runtime.logfolder import store_position
+from tickerplant.runtime.logfolder import read_positions, segment_names, store_position
 from tickerplant.runtime.plain_structlog import structlog
 from tickerplant.runtime.supervise import Supervisor
 from tickerplant.store.backend import Backend
@@ -69,6 +70,7 @@ class StoreService:
 
     async def start(self) -> None:
         """Open the backend and begin to follow. Raises `StoreError` unless the backend is only unavailable for now."""
+        await self._in_thread(self._hold_log)
         await self._open()
         self.supervisor.start("following", self._follow())
         self.supervisor.start("upkeep", self._keep_up())
@@ -119,7 +121,22 @@ class StoreService:
         else:
             self._tell_started(position)
 
+    def _hold_log(self) -> None:
+        """Who has never taken anything needs all of the log, also while the backend is still out of reach."""
+        with suppress(OSError):  # there is no log yet, or it is told when it is read
+            if CONSUMER not in read_positions(self.folder):
+                self._register_oldest()
+
+    def _register_oldest(self) -> None:
+        """Nothing is taken yet: the log is needed from its oldest record on. Raises `OSError`."""
+        names = segment_names(self.folder)
+        store_position(self.folder, CONSUMER, LogPosition(*(names[0] if names else NO_SEGMENT)))
+
     def _tell_started(self, position: LogPosition | None) -> None:
+        if position is None:
+            # Also one that begins anew, with another database: what it had taken before counts no more.
+            with suppress(OSError):
+                self._register_oldest()
         # Who has taken all there is starts caught up, and is ready without another datagram.
         self._has_log = position is not None
         begin = position or LogPosition(0, 0)
@@ -134,6 +151,7 @@ class StoreService:
                 more = await self._in_thread(lambda: self.follower.turn(time.monotonic_ns()))
             except StoreUnavailableError as error:
                 self._tell_trouble(error, retry_s)
+                await self._in_thread(self._hold_log)
                 # So that several stores of one server do not all come back at once.
                 await asyncio.sleep(retry_s * random.uniform(0.5, 1.0))  # noqa: S311  # no secret
                 retry_s = min(2 * retry_s, STORE_RETRY_MAX_S)
