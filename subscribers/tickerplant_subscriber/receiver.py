@@ -3,12 +3,12 @@
 import asyncio
 import logging
 import socket
-import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from tickerplant.busy_poll import BusyPoll
 from tickerplant.core.messages import Stream
+from tickerplant.deadline_timer import DeadlineTimer
 from tickerplant.errors import CredentialsError
 from tickerplant.key_file import KeyFile, is_readable_by_all
 from tickerplant.limits import (
@@ -16,9 +16,9 @@ from tickerplant.limits import (
     DATAGRAMS_PER_DRAIN,
     DECISION_DELAY_MAX_NS,
 )
+from tickerplant.steady_clock import SteadyClock
 from tickerplant_subscriber.admission import Admission
 from tickerplant_subscriber.arbiter import Arbiter
-from tickerplant_subscriber.deadline_timer import DeadlineTimer
 from tickerplant_subscriber.events import Line
 from tickerplant_subscriber.options import ReceiverOptions, group_of
 from tickerplant_subscriber.position import Position
@@ -35,21 +35,6 @@ logger = logging.getLogger("tickerplant_subscriber")
 HOUSEKEEPING_S = 1.0
 _MILLISECOND_NS = 1_000_000
 _READ_BYTES = DATAGRAM_MAX_BYTES + 1
-
-
-class SteadyClock:
-    """Nanoseconds since the epoch that never go back and do not jump when the wall clock is set."""
-
-    def __init__(self) -> None:
-        self._offset_ns = time.time_ns() - time.monotonic_ns()
-
-    def now_ns(self) -> int:
-        """The time."""
-        return time.monotonic_ns() + self._offset_ns
-
-    def wall_step_ns(self) -> int:
-        """How far the wall clock was set ahead (or, negative, back) since the start."""
-        return time.time_ns() - self.now_ns()
 
 
 @dataclass(slots=True)
@@ -138,7 +123,7 @@ class Receiver:
         assert arbiter.admission is self.admission
         self._arbiter = arbiter
         self._loop = asyncio.get_running_loop()
-        self._timer = DeadlineTimer(self._loop, self._on_timer)
+        self._timer = DeadlineTimer(self._clock.now_ns, self._on_timer)
         if self._link is not None:
             self._link.start()
         for group_socket in self._sockets:
@@ -179,8 +164,8 @@ class Receiver:
         if self._link is not None:
             self._link.resume()
         if self._timer is not None:
-            self._due_ns = now_ns = self._clock.now_ns()
-            self._timer.arm(now_ns, now_ns)
+            self._due_ns = self._clock.now_ns()
+            self._timer.arm(self._due_ns)
 
     def close(self) -> None:
         """Leaves the groups; may be called twice."""
@@ -246,8 +231,7 @@ class Receiver:
             return
         if due_ns < self._timer.armed_ns:
             self._due_ns = due_ns
-            # Not `now_ns`: what was read since then would come on top of the wait.
-            self._timer.arm(due_ns, self._clock.now_ns())
+            self._timer.arm(due_ns)
 
     def _on_timer(self) -> None:
         """Reads first and decides then: after a stall of this process the datagrams are there, only unread."""

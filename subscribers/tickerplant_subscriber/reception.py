@@ -5,13 +5,14 @@ from collections.abc import Callable, Collection
 
 from tickerplant.core.messages import Stream
 from tickerplant.errors import ConfigurationError
+from tickerplant.steady_clock import SteadyClock
 from tickerplant_subscriber.arbiter import Arbiter
 from tickerplant_subscriber.delivery import DeliverMessages, TakeImage, Tell
 from tickerplant_subscriber.filters import TickerFilter
 from tickerplant_subscriber.mirror import Mirror
 from tickerplant_subscriber.options import ReceiverOptions
 from tickerplant_subscriber.position import Position
-from tickerplant_subscriber.receiver import Receiver, SteadyClock
+from tickerplant_subscriber.receiver import Receiver
 from tickerplant_subscriber.recovery_client import RecoveryClient
 from tickerplant_subscriber.stats import SubscriberStats, collect_stats
 

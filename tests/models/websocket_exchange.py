@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
 from tickerplant.core.plant import Plant
-from tickerplant.runtime.steady_clock import DeadlineTimer
+from tickerplant.deadline_timer import DeadlineTimer
 from tickerplant_kalshi.auth import Signer
 from tickerplant_kalshi.directory import MarketDirectory
 from tickerplant_kalshi.feed import KalshiFeed

@@ -1,10 +1,7 @@
-"""Time that never goes back, and one loop timer for many deadlines."""
-
-import asyncio
-import time
+"""Time that never goes back."""
 
 from tickerplant.limits import CLOCK_SLEW_DIVISOR
-from tickerplant.runtime.steady_clock import DeadlineTimer, SteadyClock
+from tickerplant.steady_clock import SteadyClock
 
 SECOND_NS = 1_000_000_000
 
@@ -59,44 +56,10 @@ def test_a_wall_clock_set_back_is_approached_while_time_goes_on() -> None:
     assert steady.steps_back == CLOCK_SLEW_DIVISOR
 
 
-async def test_the_timer_fires_once_at_the_earliest_deadline() -> None:
-    fired_ns: list[int] = []
-    fired = asyncio.Event()
-
-    def fire() -> None:
-        fired_ns.append(time.monotonic_ns())
-        fired.set()
-
-    timer = DeadlineTimer(time.monotonic_ns, fire)
-    now_ns = time.monotonic_ns()
-    early_ns = now_ns + 30_000_000
-    timer.arm(now_ns + 60_000_000)
-    timer.arm(early_ns)
-    timer.arm(now_ns + 45_000_000)
-    await asyncio.wait_for(fired.wait(), 5)
-    assert early_ns <= fired_ns[0]
-    await asyncio.sleep(0.06)
-    assert len(fired_ns) == 1
-
-
-async def test_a_deadline_that_has_passed_fires_soon_and_a_far_one_within_a_second() -> None:
-    fired = asyncio.Event()
-    timer = DeadlineTimer(time.monotonic_ns, fired.set)
-    timer.arm(time.monotonic_ns() - SECOND_NS)
-    await asyncio.wait_for(fired.wait(), 0.5)
-    fired.clear()
-    started_ns = time.monotonic_ns()
-    timer.arm(started_ns + 3_600 * SECOND_NS)
-    await asyncio.wait_for(fired.wait(), 5)
-    assert time.monotonic_ns() - started_ns > 0.9 * SECOND_NS
-
-
-async def test_a_cancelled_timer_stays_silent_and_can_be_armed_again() -> None:
-    fired = asyncio.Event()
-    timer = DeadlineTimer(time.monotonic_ns, fired.set)
-    timer.arm(time.monotonic_ns() + 10_000_000)
-    timer.cancel()
-    await asyncio.sleep(0.03)
-    assert not fired.is_set()
-    timer.arm(time.monotonic_ns())
-    await asyncio.wait_for(fired.wait(), 0.5)
+def test_it_tells_how_far_the_wall_clock_was_set() -> None:
+    clocks = Clocks()
+    steady = clocks.steady()
+    clocks.go(SECOND_NS)
+    assert steady.wall_step_ns() == 0
+    clocks.wall -= 7 * SECOND_NS
+    assert steady.wall_step_ns() == -7 * SECOND_NS

@@ -21,11 +21,11 @@ from tickerplant.config import PublishConfig
 from tickerplant.core.messages import Stream
 from tickerplant.core.packets import Datagram
 from tickerplant.core.wire import Kind, decode_header
+from tickerplant.deadline_timer import DeadlineTimer
 from tickerplant.runtime.daemon import GC_THRESHOLDS
 from tickerplant.runtime.outlet import Outlet
 from tickerplant.runtime.poll_timer import PollTimer
 from tickerplant.runtime.publisher import Publisher, open_publisher
-from tickerplant.runtime.steady_clock import DeadlineTimer
 from tickerplant.runtime.ticklog import open_ticklog
 
 _SECOND_NS = 1_000_000_000
@@ -107,7 +107,7 @@ class LossyPlant:
 
     def close(self) -> None:
         """End the log."""
-        self._timer.cancel()
+        self._timer.close()
         self._ticklog.close()
 
     async def make_live(self) -> None:

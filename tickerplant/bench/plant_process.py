@@ -17,10 +17,10 @@ from tickerplant.bench.load import ReferenceLoad
 from tickerplant.bench.processes import BenchConfig, answer, commands, percentiles, start_child
 from tickerplant.busy_poll import BusyPoll
 from tickerplant.config import PublishConfig
+from tickerplant.deadline_timer import DeadlineTimer
 from tickerplant.runtime.daemon import GC_THRESHOLDS
 from tickerplant.runtime.outlet import Outlet
 from tickerplant.runtime.publisher import open_publisher
-from tickerplant.runtime.steady_clock import DeadlineTimer
 from tickerplant.runtime.ticklog import open_ticklog
 from tickerplant_kalshi.auth import load_signer
 from tickerplant_kalshi.session import ExchangeSession, StartGate

@@ -16,6 +16,7 @@ from tickerplant.busy_poll import BusyPoll
 from tickerplant.config import Config
 from tickerplant.core.messages import FeedPhase
 from tickerplant.core.packets import Datagram
+from tickerplant.deadline_timer import DeadlineTimer
 from tickerplant.limits import LOOK_UPS_AT_ONCE, SESSION_LISTEN_NS
 from tickerplant.runtime.clock import ClockOffset, require_clock
 from tickerplant.runtime.companions import Companions
@@ -30,8 +31,8 @@ from tickerplant.runtime.plain_structlog import structlog
 from tickerplant.runtime.publisher import Publisher, open_publisher
 from tickerplant.runtime.sessions import Beginning, Sessions, open_configured_ticklog
 from tickerplant.runtime.startup import open_session_state
-from tickerplant.runtime.steady_clock import DeadlineTimer, SteadyClock
 from tickerplant.runtime.supervise import Supervisor
+from tickerplant.steady_clock import SteadyClock
 from tickerplant_kalshi.auth import Signer
 from tickerplant_kalshi.inputs import Begin
 from tickerplant_kalshi.playback import feed_of, plant_of
@@ -390,7 +391,7 @@ class Daemon:
         """Close the sockets upstream and tell the end of the session."""
         self._notifier.stopping()
         self._ending = True
-        self._timer.cancel()
+        self._timer.close()
         self._busy_poll.stop()
         for session in self.connections:
             session.detach()

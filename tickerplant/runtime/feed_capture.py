@@ -13,7 +13,7 @@ from tickerplant.limits import LOG_REMINDER_S
 from tickerplant.runtime.capturefolder import capture_folder
 from tickerplant.runtime.captureupkeep import CaptureOptions
 from tickerplant.runtime.capturewriter import CaptureWriter, open_capture
-from tickerplant.runtime.steady_clock import SteadyClock
+from tickerplant.steady_clock import SteadyClock
 from tickerplant_kalshi.recording import InputRecorder
 
 

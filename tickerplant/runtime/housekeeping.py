@@ -17,8 +17,8 @@ from tickerplant.runtime.health import Readiness, SystemdNotifier
 from tickerplant.runtime.outlet import Outlet
 from tickerplant.runtime.publisher import Publisher
 from tickerplant.runtime.sessions import Sessions
-from tickerplant.runtime.steady_clock import SteadyClock
 from tickerplant.runtime.ticklog_report import TickLogReport
+from tickerplant.steady_clock import SteadyClock
 
 _SECOND_NS = 1_000_000_000
 _TICK_S = 1.0

@@ -21,8 +21,8 @@ from tickerplant.runtime.logfolder import log_folder
 from tickerplant.runtime.logupkeep import TickLogOptions
 from tickerplant.runtime.network import lines_of
 from tickerplant.runtime.startup import SessionRecord, SessionState, SessionWatch
-from tickerplant.runtime.steady_clock import SteadyClock
 from tickerplant.runtime.ticklog import TickLog, open_ticklog
+from tickerplant.steady_clock import SteadyClock
 
 _SECOND_NS = 1_000_000_000
 FinalSeqs = tuple[tuple[int, int], ...]

@@ -1,12 +1,12 @@
-"""The subscriber's one timer: never early, for the earliest deadline only, and once."""
+"""The timer of plant and subscriber: never early, for the earliest deadline only, and once."""
 
 import asyncio
 import time
 
 import pytest
 
-from tickerplant_subscriber import deadline_timer
-from tickerplant_subscriber.deadline_timer import DeadlineTimer
+from tickerplant import deadline_timer
+from tickerplant.deadline_timer import DeadlineTimer
 
 MS = 1_000_000
 PATIENCE_S = 20.0
@@ -18,7 +18,7 @@ class Bench:
     def __init__(self) -> None:
         self.fired_ns: list[int] = []
         self.fired = asyncio.Event()
-        self.timer = DeadlineTimer(asyncio.get_running_loop(), self._fire)
+        self.timer = DeadlineTimer(time.monotonic_ns, self._fire)
 
     def _fire(self) -> None:
         self.fired_ns.append(time.monotonic_ns())
@@ -26,7 +26,7 @@ class Bench:
 
     def arm(self, wait_ns: int) -> int:
         now_ns = time.monotonic_ns()
-        self.timer.arm(now_ns + wait_ns, now_ns)
+        self.timer.arm(now_ns + wait_ns)
         return now_ns + wait_ns
 
     async def wait(self) -> None:
@@ -86,4 +86,28 @@ async def test_disarmed_or_closed_it_does_not_fire(is_fine: bool) -> None:
     other.arm(3 * MS)
     await other.wait()
     assert bench.fired_ns == []
+    other.timer.close()
+
+
+async def test_a_far_deadline_fires_within_a_second(is_fine: bool) -> None:
+    """Whoever armed it looks again: the clock may have been set."""
+    bench = Bench()
+    started_ns = time.monotonic_ns()
+    bench.arm(3_600_000 * MS)
+    await bench.wait()
+    assert time.monotonic_ns() - started_ns > 900 * MS
+    bench.timer.close()
+
+
+async def test_a_disarmed_timer_can_be_armed_again_and_a_closed_one_cannot(is_fine: bool) -> None:
+    bench, other = Bench(), Bench()
+    bench.arm(MS)
+    bench.timer.disarm()
+    bench.arm(2 * MS)
+    await bench.wait()
+    bench.timer.close()
+    bench.arm(0)
+    other.arm(3 * MS)
+    await other.wait()
+    assert len(bench.fired_ns) == 1
     other.timer.close()
