@@ -350,5 +350,5 @@ def delta_ts(frame: bytes) -> str | int | None:
     """`msg.ts` of a decodable `orderbook_delta`: read only where `ts_ms` is missing, because it costs every frame."""
     try:
         return TIME_TEXT_DECODER.decode(frame).msg.ts
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

@@ -295,7 +295,7 @@ class RestClient:
                 if reply.status in accept:
                     try:
                         return decoder.decode(reply.body)
-                    except (msgspec.MsgspecError, UnicodeDecodeError):
+                    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                         pass
                 reason = self._transient_or_raise(reply, path)
             delay_ns = backoff.next_delay_ns(self._random_unit())
@@ -357,7 +357,7 @@ class RestClient:
             return decoder.decode(reply.body)
         except msgspec.ValidationError as error:
             self._raise_broken(path, f"answers in a format this version does not know: {error}")
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self._raise_broken(path, f"does not answer in JSON ({error}); check exchange.rest_url")
 
     def _raise_broken(self, path: str, what: str) -> NoReturn:

@@ -201,7 +201,7 @@ def _keeps_its_number(frame_type: str, seq: object, body: dict[str, Any]) -> boo
 def _json_object(text: str, where: str) -> dict[str, Any]:
     try:
         document = msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ConfigurationError(f"{where} is not JSON: {error}") from None
     if not isinstance(document, dict):
         raise ConfigurationError(f"{where} is not a JSON object")

@@ -108,7 +108,7 @@ class Commands:
         self.received += 1
         try:
             command = DECODER.decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             self._subscriptions.send_error(1)
             return
         if command.id < 0:

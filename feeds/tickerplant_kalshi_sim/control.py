@@ -72,7 +72,7 @@ def add_control_routes(application: web.Application, simulation: Controlled) -> 
     async def flow(request: web.Request) -> web.Response:
         try:
             body = msgspec.json.decode(await request.read(), type=FlowRequest)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return _answer({"error": str(error)}, 400)
         if body.action == "pause":
             simulation.pause_flow()

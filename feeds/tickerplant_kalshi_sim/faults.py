@@ -84,7 +84,7 @@ def parse_fault(data: bytes) -> Fault:
     """One fault as a JSON object. Raises `ConfigurationError` naming what is wrong with it."""
     try:
         return msgspec.json.decode(data, type=Fault)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError(f"not a fault: {error}") from None
 
 
@@ -96,7 +96,7 @@ def parse_fault_script(text: str, name: str) -> list[Fault]:
     try:
         rows = _script_rows(text)
         faults = msgspec.convert(rows, list[Fault])
-    except (msgspec.MsgspecError, tomllib.TOMLDecodeError) as error:
+    except (msgspec.MsgspecError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigurationError(f"fault script {name}: {error}") from None
     if len(faults) > SIM_FAULTS_WAITING:
         raise ConfigurationError(f"fault script {name}: more than {SIM_FAULTS_WAITING} faults")

@@ -102,7 +102,11 @@ def snapshot_body(
     *,
     use_yes_price: bool,
 ) -> bytes:
-    """`orderbook_snapshot`: levels with the best last; an empty side is an absent key."""
+    """`orderbook_snapshot`: levels with the best last; an empty side is an absent key.
+
+    `ticker` is what a client asked for, and may be any text.
+    """
+    name = msgspec.json.encode(ticker).decode()
     sides = ""
     if yes_levels:
         sides += f',"yes_dollars_fp":[{_level_list(sorted(yes_levels.items()))}]'
@@ -111,7 +115,7 @@ def snapshot_body(
         if use_yes_price:
             levels = ((PRICE_E4_MAX - price_e4, size_e2) for price_e4, size_e2 in levels)
         sides += f',"no_dollars_fp":[{_level_list(levels)}]'
-    return f',"msg":{{"market_ticker":"{ticker}","market_id":"{market_id}"{sides}}}}}'.encode()
+    return f',"msg":{{"market_ticker":{name},"market_id":"{market_id}"{sides}}}}}'.encode()
 
 
 def _level_list(levels: Iterable[tuple[int, int]]) -> str:

@@ -112,6 +112,6 @@ def recorded_events(folder: Path | str, session: int) -> list[RecordedEvent]:
     for line in lines:
         try:
             events.append(msgspec.json.decode(line, type=RecordedEvent))
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
     return events

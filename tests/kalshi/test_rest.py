@@ -409,6 +409,7 @@ async def test_wrong_credentials_at_the_start_close_the_client(
         (b"<html>", "does not answer in JSON"),
         (b"", "does not answer in JSON"),
         (b'{"market":{"ticker":"\xff"}}', "does not answer in JSON"),
+        (b'{"unknown":' + b"[" * 100_000, "does not answer in JSON"),
     ],
 )
 async def test_an_unknown_format_is_loud(

@@ -247,4 +247,10 @@ def test_deep_nesting_is_an_unusable_frame_at_any_depth():
         bed.connection.receive_frame(
             b'{"type":"trade","sid":2,"seq":1,"msg":%b}' % nest, bed.now_ns
         )
+        # Decodable to a certain depth, and without `ts_ms`: it is looked at once more, a call further down.
+        bed.connection.receive_frame(
+            b'{"type":"orderbook_delta","sid":1,"seq":4,"msg":{"market_ticker":"A",'
+            b'"price_dollars":"0.3000","delta_fp":"5.00","side":"yes","x":%b}}' % nest,
+            bed.now_ns,
+        )
         bed.flush()

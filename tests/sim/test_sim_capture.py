@@ -131,6 +131,7 @@ def test_a_second_subscription_marks_new_numbers() -> None:
         (lines({"channel": "book", "message": {"msg": {}}}), "line 1 carries no frame type"),
         (lines(SNAPSHOT, "{"), "line 2 is not JSON"),
         (lines("[1]"), "line 1 is not a JSON object"),
+        (lines("[" * 100_000), "line 1 is not JSON"),
         (lines({"recv_ts_ns": 1, "raw": "oops"}), "line 1 is not JSON"),
         (lines(SUBSCRIBED), "holds no data frame"),
         ("", "holds no data frame"),

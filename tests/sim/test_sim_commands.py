@@ -168,6 +168,8 @@ def test_refused_commands(
         b'{"id":1,"cmd":7}',
         b'{"id":1,"cmd":"subscribe","params":{"channels":"ticker"}}',
         b'{"id":1,"cmd":"subscribe","params":[]}',
+        b'{"id":1,"cmd":"\xff"}',
+        b'{"unknown":' + b"[" * 100_000,
     ],
 )
 def test_code_1_for_what_is_no_command(desk: Desk, data: bytes) -> None:
@@ -347,6 +349,13 @@ def test_list_subscriptions(desk: Desk) -> None:
             "msg": [{"channel": "orderbook_delta", "sid": 1}, {"channel": "ticker", "sid": 2}],
         }
     ]
+
+
+def test_a_ticker_may_be_any_text(desk: Desk) -> None:
+    """It comes back as it was asked for, in a frame that is JSON."""
+    tickers = ['KX"QUOTE', "KX\\SLASH", "KX\nLINE", "KXÉ", ""]
+    frames = desk.send("subscribe", channels=["orderbook_delta"], market_tickers=tickers)
+    assert [frame["msg"]["market_ticker"] for frame in frames[1:]] == tickers
 
 
 def test_use_yes_price_turns_no_levels_round(desk: Desk) -> None:

@@ -228,6 +228,8 @@ def test_parse_fault_says_what_is_wrong() -> None:
     assert parse_fault(b'{"kind":"close"}').kind == "close"
     with pytest.raises(ConfigurationError, match="kind"):
         parse_fault(b"{}")
+    with pytest.raises(ConfigurationError, match="not a fault: 'utf-8'"):
+        parse_fault(b'{"kind":"\xff"}')
 
 
 def test_random_faults_are_seeded_and_of_every_kind() -> None:

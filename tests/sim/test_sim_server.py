@@ -281,8 +281,9 @@ async def test_control_endpoints(http: aiohttp.ClientSession, quiet_book: Any) -
     async with http.post(f"{root}/sim/fault", json={"kind": "explode"}) as response:
         assert response.status == 400
         assert "explode" in (await response.json())["error"]
-    async with http.post(f"{root}/sim/flow", data=b"?") as response:
-        assert response.status == 400
+    for nonsense in (b"?", b'{"action":"\xff"}'):
+        async with http.post(f"{root}/sim/flow", data=nonsense) as response:
+            assert response.status == 400
     async with http.get(f"{root}/sim/stats") as response:
         stats = await response.json()
     assert stats["flow_paused"] is True

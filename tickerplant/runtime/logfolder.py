@@ -140,7 +140,7 @@ def read_owner(folder: Path) -> Owner | None:
 def _decode_owner(content: bytes) -> Owner | None:
     try:
         return msgspec.json.decode(content, type=Owner)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
