@@ -98,7 +98,7 @@ class SessionState:
             return msgspec.json.decode(content, type=SessionRecord)
         except FileNotFoundError:
             return _NONE
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError):
             self.damaged = True
             return _NONE
         except OSError as error:
