@@ -57,6 +57,11 @@ class Tables:
         if Stream.BBO in streams:
             self.quotes = Quotes(wanted, tell, on_bbo)
 
+    def heal_with(self, heal: Callable[[StreamState], None]) -> None:
+        """Who is asked for a snapshot where a mirrored book is found to be wrong."""
+        if self.mirror is not None:
+            self.mirror.heal = heal
+
     def book(self, ticker: str) -> BookView | None:
         """The mirrored book, None if DELTA is not joined or the plant never spoke of the ticker."""
         return None if self.mirror is None else self.mirror.view(ticker)

@@ -52,7 +52,8 @@ class Mirror:
     """All wanted books of all plants.
 
     `wanted[ticker]` chooses; `tell` gets `Stale` and `Live`; `on_update` each `LevelUpdate` after it was applied to a
-    LIVE book; `on_other` every other message of a wanted ticker after it was applied.
+    LIVE book; `on_other` every other message of a wanted ticker after it was applied. `heal` is called whenever a book
+    of a stream is found not to be the plant's, which says that its own is right.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Mirror:
     ) -> None:
         self.books_refused = 0
         self.mismatches = 0
+        self.heal: Callable[[StreamState], None] = _leave_it
         self._wanted = wanted
         self._tell = tell
         self._on_update = on_update
@@ -114,6 +116,7 @@ class Mirror:
                         on_update(view, message)
                     continue
                 self._make_stale(state, view, StaleReason.INCONSISTENT)
+                self.heal(state)
             self._receive_other(state, view, message)
         return True
 
@@ -187,6 +190,9 @@ class Mirror:
         elif view._live or type(message) is BookReady:
             self.mismatches += 1
             self._make_stale(state, view, StaleReason.CHECKSUM_MISMATCH)
+            self.heal(state)
+        elif view._state is BookState.STALE:
+            self.heal(state)
 
     # --- snapshots --------------------------------------------------------------------------------
 
@@ -342,6 +348,10 @@ class Mirror:
             view.clear()
             view._next_part = None
         return stale
+
+
+def _leave_it(_state: StreamState) -> None:
+    """Nobody to ask: the plant's next image or checksum makes the book right."""
 
 
 def _plant(key: tuple[int, int]) -> dict[str, int]:

@@ -6,7 +6,12 @@ from tickerplant.core.messages import GapCause
 from tickerplant.core.packed_books import WholeBook
 from tickerplant.core.wire import Header, decode_body, decode_header
 from tickerplant.errors import WireError
-from tickerplant.limits import REORDER_DATAGRAMS_MAX, REORDER_WAIT_NS, RESUME_PATIENCE_NS
+from tickerplant.limits import (
+    BOOK_HEAL_INTERVAL_NS,
+    REORDER_DATAGRAMS_MAX,
+    REORDER_WAIT_NS,
+    RESUME_PATIENCE_NS,
+)
 from tickerplant_subscriber.events import Line, SessionChanged
 from tickerplant_subscriber.plant_state import PlantState
 from tickerplant_subscriber.position import Position
@@ -122,6 +127,17 @@ class RepairIntake(SessionTracker):
         if state.join_cause is GapCause.LATE_JOIN and state.known == state.first_seq:
             state.reveal(next_seq, now_ns, 0, GapCause.LATE_JOIN)
             state.join_cause = GapCause.NETWORK
+
+    def heal(self, state: StreamState) -> None:
+        """What is kept from a stream is wrong though nothing of it is missing: a snapshot puts it right.
+
+        There is one in `BOOK_HEAL_INTERVAL_NS` at most; whoever finds it still wrong later asks again.
+        """
+        now_ns = state.last_heard_ns
+        is_wanted = not state.unhealed and self._is_current(state) and now_ns >= state.heal_from_ns
+        if is_wanted and self.repair is not None:
+            state.heal_from_ns = now_ns + BOOK_HEAL_INTERVAL_NS
+            self._note_unhealed(state)
 
     def expect_image(self, state: StreamState, now_ns: int) -> int:
         """A snapshot is about to be asked for: nothing is delivered past its place, which is not before this."""

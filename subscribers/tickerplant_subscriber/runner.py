@@ -71,6 +71,7 @@ class StrategyRun:
             is_skipping=when_slow == "skip",
             is_flowing=is_flowing,
         )
+        self._dispatch.tables.heal_with(self._reception.arbiter.heal)
         self._clock = self._reception.clock
         self._event_log = EventLog(self._clock.now_ns)
         self._stopped: asyncio.Event

@@ -171,6 +171,8 @@ class StreamState:
     """Whether subscribers were told that this stream is not up to date."""
     unhealed: bool = False
     """Whether only a snapshot can make right again what is kept from this stream."""
+    heal_from_ns: int = 0
+    """Before then nothing is asked for because a book was found to be wrong."""
     image: Image | None = None
     """A snapshot that waits for its place in the sequence."""
     final_seq: int = 0

@@ -90,6 +90,7 @@ class Subscriber(AsyncIterator[Item]):
             resume=resume,
             is_flowing=check_while_repairing(while_repairing),
         )
+        self._tables.heal_with(self._reception.arbiter.heal)
         self._event_log = EventLog(self._reception.clock.now_ns)
         self._batch = Batch([])
         self._index = 0

@@ -176,7 +176,7 @@ async def test_a_subscriber_whose_book_went_wrong_unseen_is_told_by_a_checksum(
             view = next(view for view in listener.subscriber.books() if view.level_count)
             (price_e4, size_e2) = next(iter((view.bids or view.asks).items()))
             side = 0 if view.bids else 1
-            view._book.set_level(side, price_e4, size_e2 + 1)
+            view.set_level(side, price_e4, size_e2 + 1)
             await until(
                 lambda: any(
                     isinstance(item, Stale) and item.reason is StaleReason.CHECKSUM_MISMATCH
@@ -188,7 +188,7 @@ async def test_a_subscriber_whose_book_went_wrong_unseen_is_told_by_a_checksum(
             assert not view.live
             assert listener.subscriber.stats().checksum_mismatches == 1
             # Once it is right again, the next checksum says so.
-            view._book.set_level(side, price_e4, size_e2)
+            view.set_level(side, price_e4, size_e2)
             await until(lambda: view.live)
             last = [item for item in listener.items if isinstance(item, Live | Stale)][-1]
             assert (type(last), last.ticker) == (Live, view.ticker)

@@ -120,6 +120,7 @@ class Simulation:
             take_image=self._take_image,
         )
         self.arbiter.is_flowing = is_flowing
+        self.tables.heal_with(self.arbiter.heal)
         self.images = []
         self.client = None
         if with_recovery:

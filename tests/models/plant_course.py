@@ -60,13 +60,22 @@ class Flow:
 class CourseMaker:
     """Runs one plant after the other."""
 
-    def __init__(self, *, seed=1, markets=12, levels=0, key_ring: KeyRing | None = None):
+    def __init__(
+        self,
+        *,
+        seed=1,
+        markets=12,
+        levels=0,
+        key_ring: KeyRing | None = None,
+        verify_interval_ns=0,
+    ):
         self.course = Course()
         self.now_ns = T0
         self.tickers = [f"KXSIM-{number}" for number in range(markets)]
         self.flow = Flow(seed, self.tickers)
         self.levels = levels
         self.key_ring = key_ring
+        self.verify_interval_ns = verify_interval_ns
         self.plant: Plant | None = None
 
     def begin(self, session=None):
@@ -87,6 +96,7 @@ class CourseMaker:
             final_seqs=final_seqs,
             log_on=True,
             key_ring=self.key_ring,
+            verify_interval_ns=self.verify_interval_ns,
         )
         self.course.sessions.append(session)
         plant.begin_input(self.now_ns)

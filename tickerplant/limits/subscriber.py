@@ -41,6 +41,8 @@ SNAPSHOT_MESSAGES_MAX = 16_000_000
 """Messages of one snapshot; a larger one is given up."""
 SNAPSHOT_TICKERS_MAX = 200
 """Tickers named in the request for a snapshot; who wants more gets all."""
+BOOK_HEAL_INTERVAL_NS = 10_000_000_000
+"""Least time between two snapshots asked for because a book was found to be wrong; until then it stays STALE."""
 STREAM_BEHIND_NS = 100_000_000
 """A stream whose delivery has waited for so long is behind: what is kept from it is STALE until it has caught up."""
 SESSION_CONFIRM_NS = 2_000_000_000
