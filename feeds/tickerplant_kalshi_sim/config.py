@@ -8,6 +8,9 @@ import msgspec
 from tickerplant.errors import ConfigurationError
 from tickerplant.limits import SIM_MARKETS_MAX, SIM_SUBSCRIPTION_BUFFER_FRAMES
 
+START_MIN_NS = 1_000_000_000 * 10**9
+START_MAX_NS = 4_000_000_000 * 10**9
+"""The virtual clock may start from 2001 to 2096."""
 WEBSOCKET_PORT = 26490
 REST_PORT = 26491
 
@@ -22,7 +25,7 @@ class SimulationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     exchange's own clock is ahead).
     Flow: `seed`, `markets`, `rate` (order actions a second; each is 1-3 frames), `orders_per_market`, `tick_ms` (the
     frames of one tick go out in one write), `burst_interval_s`, `start_ns` (first moment of the virtual clock; None:
-    now). `paused` starts with the flow stopped.
+    now; given, the same seed makes the same market at each run). `paused` starts with the flow stopped.
     Life of markets: `window_s` (length of the rolling windows, 0 for none), `change_interval_s` (mean time between
     administrative changes, 0 for none).
     Replay: `replay` (a capture to serve instead of the generator), `speed` (1 recorded pace, 0 as fast as the client
@@ -73,6 +76,8 @@ class SimulationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         self._check("orders_per_market", 1, 10_000)
         self._check("tick_ms", 1, 1_000)
         self._check("burst_interval_s", 1, 86_400)
+        if self.start_ns is not None:
+            self._check("start_ns", START_MIN_NS, START_MAX_NS)
         self._check("window_s", 0, 86_400)
         self._check("change_interval_s", 0, 86_400)
         self._check("speed", 0, 1_000_000)

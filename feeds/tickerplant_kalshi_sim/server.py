@@ -94,6 +94,9 @@ class SimulationServer:
         except BaseException:
             await self._close_listeners()
             raise
+        if config.start_ns is not None:
+            # Nothing of this clock may be skipped while the books were filled: it begins now.
+            self._origin_ns = time.monotonic_ns()
         self._clock = asyncio.create_task(self._run(), name="simulated exchange clock")
         return self
 

@@ -19,6 +19,7 @@ from tickerplant.errors import ConfigurationError, NetworkSetupError, Tickerplan
 from tickerplant_kalshi_sim.config import SimulationConfig
 from tickerplant_kalshi_sim.server import SimulationServer
 
+START_NS = 1_795_197_600_000_000_000
 DATA_CHANNELS = ("ticker", "trade", "market_lifecycle_v2", "multivariate_market_lifecycle")
 
 
@@ -192,6 +193,29 @@ async def test_two_connections_see_the_same_bodies(start: Any, join: Any) -> Non
     assert turned > 100
 
 
+async def test_with_seed_and_start_every_run_is_the_same_market(start: Any, join: Any) -> None:
+    """Trades, whose every field is drawn or timed: the span that both clients heard is equal to the last digit."""
+    options = {"seed": 7, "start_ns": START_NS, "markets": 60, "rate": 3_000, "window_s": 2}
+    servers = [await start(**options) for _ in range(2)]
+    clients = [await join(server) for server in servers]
+    for client in clients:
+        await client.subscribe("trade")
+    heard: list[dict[str, Any]] = [{}, {}]
+    async with asyncio.timeout(30):
+        while len(heard[0].keys() & heard[1].keys()) < 300:
+            for client, trades in zip(clients, heard, strict=True):
+                msg = (await client.type("trade"))["msg"]
+                trades[msg["trade_id"]] = msg
+    if any(server.stats().ticks_skipped for server in servers):
+        pytest.skip("this machine held up the clock for more than a second")
+    both = [one for one in heard[0] if one in heard[1]]
+    assert [heard[0][one] for one in both] == [heard[1][one] for one in both]
+    # And nothing between the first and the last of them that only one has heard.
+    spans = [list(trades) for trades in heard]
+    assert [span[span.index(both[0]) : span.index(both[-1]) + 1] for span in spans] == [both, both]
+    assert heard[0][both[0]]["ts_ms"] * 10**6 > START_NS
+
+
 async def test_fragmented_and_binary_commands_are_understood(start: Any, join: Any) -> None:
     client = await join(await start(paused=True))
     await client.websocket.send(['{"id":4,"cmd":"list', '_subscriptions"}'])
@@ -332,6 +356,8 @@ async def test_start_errors_name_the_thing(options: dict[str, Any], match: str, 
         {"speed": -1},
         {"websocket_port": 70_000},
         {"clock_skew_limit_s": 0},
+        {"start_ns": 0},
+        {"start_ns": 2**63},
     ],
 )
 def test_configuration_out_of_range(options: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tickerplant.commands.options import add_command
+from tickerplant.commands.time_options import parse_time_ns
 from tickerplant.errors import EXIT_OK, MissingExtraError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ examples:
   tickerplant sim --markets 3000 --rate 5000        a busy exchange
   tickerplant sim --replay capture.jsonl --speed 0  a recording, as fast as the client reads
   tickerplant sim --fault-rate 20 --seed 7          20 random faults a minute
+  tickerplant sim --start 2026-11-21T12:00 --seed 7 the same market, frame by frame, at each run
   curl -d '{"kind":"skip_seq"}' http://127.0.0.1:26491/sim/fault
   curl -d '{"action":"pause"}' http://127.0.0.1:26491/sim/flow
 
@@ -77,6 +79,13 @@ def _add_flow(group: "argparse._ArgumentGroup") -> None:
         help="order actions a second, 1-3 frames each (%(default)s)",
     )
     group.add_argument("--seed", type=int, default=1, help="of all random draws (%(default)s)")
+    group.add_argument(
+        "--start",
+        type=parse_time_ns,
+        metavar="TIME",
+        help="first moment of its clock, as 2026-11-21T12:00 (now): with it and --seed the frames are the same at "
+        "each run; a plant goes by the true time, so for one leave it out",
+    )
     group.add_argument(
         "--tick-ms", type=int, default=10, help="frames of one tick leave together (%(default)s)"
     )
@@ -142,6 +151,7 @@ def _config_of(arguments: argparse.Namespace) -> "SimulationConfig":
         markets=arguments.markets,
         rate=arguments.rate,
         seed=arguments.seed,
+        start_ns=arguments.start,
         tick_ms=arguments.tick_ms,
         window_s=arguments.window,
         change_interval_s=arguments.change_interval,
