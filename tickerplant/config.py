@@ -153,6 +153,10 @@ class PublishConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """The interface address of line "a" or "b"."""
         return self.interface_b if line == "b" and self.interface_b else self.interface
 
+    def interface_key(self, line: str) -> str:
+        """The key that sets the interface address of line "a" or "b"."""
+        return "publish.interface_b" if line == "b" and self.interface_b else "publish.interface"
+
 
 class VerifyConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[verify]: how books are checked that nothing says are wrong."""

@@ -208,8 +208,9 @@ async def check_network(config: Config) -> list[CheckResult]:
     """Interfaces, multicast on them, and whether the groups are free."""
     lines = lines_of(config.publish)
     results = []
+    keys = {line.interface: line.interface_key for line in reversed(lines)}
     for address in dict.fromkeys(line.interface for line in lines):
-        interface = await asyncio.to_thread(check_interface, address)
+        interface = await asyncio.to_thread(check_interface, address, keys[address])
         results.append(interface)
         if interface.status is Status.OK:
             results.append(await asyncio.to_thread(check_multicast, address))

@@ -147,6 +147,22 @@ def only(results: list[CheckResult], name: str) -> CheckResult:
     return result
 
 
+async def test_each_line_has_an_interface_of_its_own(
+    exchange: Any,
+    exchange_key: tuple[Path, Any],
+    network: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """That of line B is wrong, and the remedy names its key."""
+    line_b = ("--set", "publish.group_b=239.192.79.1", "--set", "publish.interface_b=203.0.113.9")
+    settings = exchange.settings(exchange_key[0])
+    assert await doctor(*settings, *network, *line_b, "--json") == 1
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    interfaces = [check for check in checks if check["name"] == "interface"]
+    assert [check["status"] for check in interfaces] == ["ok", "fail"]
+    assert interfaces[1]["remedy"] == "set publish.interface_b to one of these"
+
+
 @pytest.mark.parametrize("form", ["PKCS8", "TraditionalOpenSSL"])
 def test_rsa_key(tmp_path: Path, form: str) -> None:
     path = tmp_path / "rsa.pem"

@@ -190,11 +190,12 @@ def test_the_counters_are_what_the_metrics_endpoint_reads(
 def test_an_interface_that_does_not_exist_is_named_with_the_remedy(
     two_lines: PublishConfig, line: str
 ) -> None:
-    missing = {"interface": "192.0.2.77"} if line == "a" else {"interface_b": "192.0.2.77"}
+    key = "interface" if line == "a" else "interface_b"
+    missing = {key: "192.0.2.77"}
     config = PublishConfig(
         group_a=two_lines.group_a, group_b=two_lines.group_b, port=two_lines.port, **missing
     )
-    with pytest.raises(NetworkSetupError, match=r"192\.0\.2\.77.*set publish\.interface") as caught:
+    with pytest.raises(NetworkSetupError, match=rf"192\.0\.2\.77.*set publish\.{key} ") as caught:
         open_publisher(config)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 1

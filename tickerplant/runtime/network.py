@@ -54,10 +54,11 @@ class Interface(NamedTuple):
 
 
 class Line(NamedTuple):
-    """The groups of line A or B and the address of the interface they are on."""
+    """The groups of line A or B, the address of the interface they are on, and the key that sets it."""
 
     groups: tuple[str, ...]
     interface: str
+    interface_key: str = "publish.interface"
 
 
 class Heard(NamedTuple):
@@ -78,7 +79,7 @@ class Heard(NamedTuple):
 def lines_of(publish: PublishConfig) -> list[Line]:
     """The configured lines: A, and B if it is on."""
     return [
-        Line(groups, publish.interface_of(name))
+        Line(groups, publish.interface_of(name), publish.interface_key(name))
         for name in ("a", "b")
         if (groups := publish.groups(name))
     ]
@@ -111,8 +112,8 @@ def list_interfaces() -> list[Interface]:
         return found
 
 
-def check_interface(address: str) -> CheckResult:
-    """That an interface has `address`, is up, and carries multicast and our datagrams."""
+def check_interface(address: str, key: str = "publish.interface") -> CheckResult:
+    """That an interface has `address`, is up, and carries multicast and our datagrams; `key` sets it."""
     interfaces = list_interfaces()
     # All of 127.0.0.0/8 is the loopback interface, whichever of it is listed.
     on_loopback = IPv4Address(address) in _LOOPBACK_NETWORK
@@ -123,7 +124,7 @@ def check_interface(address: str) -> CheckResult:
     return fail(
         "interface",
         f"no interface has the address {address} (this host has: {here})",
-        "set publish.interface to one of these",
+        f"set {key} to one of these",
     )
 
 

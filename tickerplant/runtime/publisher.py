@@ -131,8 +131,8 @@ def open_publisher(publish: PublishConfig) -> Publisher:
 
 
 def _open_line(name: str, groups: Sequence[str], publish: PublishConfig) -> LineSender:
-    interface = publish.interface_of(name)
-    check_interface(interface).require()
+    interface, key = publish.interface_of(name), publish.interface_key(name)
+    check_interface(interface, key).require()
     sockets: dict[int, socket.socket] = {}
     try:
         for stream, group in zip(Stream, groups, strict=True):
@@ -142,7 +142,7 @@ def _open_line(name: str, groups: Sequence[str], publish: PublishConfig) -> Line
             sender.close()
         raise NetworkSetupError(
             f"multicast group {groups[len(sockets)]} port {publish.port} cannot be sent to from interface "
-            f"{interface} ({error.strerror}): set publish.interface to an interface that is up (`ip -4 address`)"
+            f"{interface} ({error.strerror}): set {key} to an interface that is up (`ip -4 address`)"
         ) from error
     return LineSender(name, sockets)
 
