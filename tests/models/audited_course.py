@@ -15,11 +15,13 @@ from tickerplant.audit.report import AuditReport
 from tickerplant.audit.run import audit_session
 from tickerplant.core.logformat import (
     FIRST_SEQS,
+    NextSeqs,
     SegmentHeader,
     SegmentName,
     crc_seeds,
     encode_records,
     encode_segment_header,
+    next_seqs_after,
 )
 from tickerplant.core.messages import AnyMessage, MarketPhase
 from tickerplant.core.packets import Datagram
@@ -243,6 +245,36 @@ def write_segment(
     content = encode_segment_header(SegmentHeader(**values))
     records = encode_records(datagrams, crc_seeds(values["session"])) if datagrams else b""
     (folder / str(name)).write_bytes(content + records)
+
+
+def seqs_after(datagrams: list[Datagram]) -> NextSeqs:
+    """The next sequences after these."""
+    return next_seqs_after(FIRST_SEQS, dict(datagrams))
+
+
+def write_in_segments(
+    bed: "AuditBed", datagrams: list[Datagram], count: int, **header: Any
+) -> list[Path]:
+    """The session in several segments; their files."""
+    size = len(datagrams) // count + 1
+    paths, first, before = [], FIRST_SEQS, 0
+    for ordinal in range(1, count + 1):
+        part = datagrams[(ordinal - 1) * size : ordinal * size]
+        values = {"first_seqs": first} | header
+        if ordinal > 1:
+            values |= {
+                "previous_segment": SegmentName(SESSION, ordinal - 1),
+                "previous_bytes": before,
+                "previous_session": SESSION,
+                "previous_seqs": first,
+                "is_previous_complete": True,
+            }
+        write_segment(bed.log, part, ordinal=ordinal, **values)
+        path = bed.log / str(SegmentName(SESSION, ordinal))
+        paths.append(path)
+        before = path.stat().st_size
+        first = next_seqs_after(first, dict(part))
+    return paths
 
 
 def write_capture(folder: Path, records: Sequence[bytes], session: int = SESSION) -> None:

@@ -11,7 +11,9 @@ from audited_course import (
     AuditBed,
     AuditedCourse,
     run_course,
+    seqs_after,
     write_capture,
+    write_in_segments,
     write_segment,
 )
 
@@ -23,7 +25,6 @@ from tickerplant.core.logformat import (
     SEGMENT_HEADER_BYTES,
     NextSeqs,
     SegmentName,
-    next_seqs_after,
 )
 from tickerplant.core.packets import Datagram
 from tickerplant.core.wire import Kind, decode_header
@@ -42,36 +43,6 @@ def course() -> AuditedCourse:
 @pytest.fixture
 def bed(tmp_path: Path) -> AuditBed:
     return AuditBed(tmp_path)
-
-
-def seqs_after(datagrams: list[Datagram]) -> NextSeqs:
-    """The next sequences after these."""
-    return next_seqs_after(FIRST_SEQS, dict(datagrams))
-
-
-def write_in_segments(
-    bed: AuditBed, datagrams: list[Datagram], count: int, **header: Any
-) -> list[Path]:
-    """The session in several segments; their files."""
-    size = len(datagrams) // count + 1
-    paths, first, before = [], FIRST_SEQS, 0
-    for ordinal in range(1, count + 1):
-        part = datagrams[(ordinal - 1) * size : ordinal * size]
-        values = {"first_seqs": first} | header
-        if ordinal > 1:
-            values |= {
-                "previous_segment": SegmentName(SESSION, ordinal - 1),
-                "previous_bytes": before,
-                "previous_session": SESSION,
-                "previous_seqs": first,
-                "is_previous_complete": True,
-            }
-        write_segment(bed.log, part, ordinal=ordinal, **values)
-        path = bed.log / str(SegmentName(SESSION, ordinal))
-        paths.append(path)
-        before = path.stat().st_size
-        first = next_seqs_after(first, dict(part))
-    return paths
 
 
 def only(report: Any, cause: Cause) -> list[Any]:

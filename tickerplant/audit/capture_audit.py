@@ -2,7 +2,9 @@
 
 Frames of a capture are taken up to each flush of the plant; a datagram says by `ts_send_ns` of which flush it is. What
 the frames of a flush must come to is computed without the plant's code (`exchange_record`) and compared with what the
-log has: every level change in its order, every trade, every ticker; at each checksum the whole book.
+log has: every level change in its order, every trade, every ticker; at each checksum the whole book. Flushes that are
+not in the log as a whole, because its beginning was deleted or a part of it cannot be read, are passed over: what they
+lack is a finding of the log.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -79,7 +81,7 @@ class CaptureAudit:
         self._findings = findings
         self._log = log
         self._datagrams: Iterator[bytes] = iter(datagrams)
-        self._next: bytes | None = next(self._datagrams, None)
+        self._next: bytes | None = None
         self._all_open = all_open
         self._whole = whole
         self._untold_since: dict[str, int] = {}
@@ -88,6 +90,20 @@ class CaptureAudit:
         self._unmatched = 0
         self.taken: list[bytes] = []
         """The datagrams of the flush that was taken last."""
+        self.is_passed_over = False
+        """Whether that flush is not in the log as a whole."""
+        self._is_torn = self._is_torn_at_end = False
+        self._has_lost = log.begins_late
+        self._lost_until_ns = 0
+        """Flushes up to then are passed over."""
+        self._proven: set[str] = set()
+        """Once something was lost: the books that are known all the same."""
+        self._begin()
+
+    def _begin(self) -> None:
+        self._advance()
+        if self._log.begins_late and self._next is not None:
+            self._lost_until_ns = max(self._lost_until_ns, _sent_ns(self._next) - 1)
 
     # --- flushes ----------------------------------------------------------------------------------
 
@@ -97,7 +113,9 @@ class CaptureAudit:
         self.flushes += 1
         self.taken = []
         record = self.record
+        self._note_proven()
         due = {ticker for ticker in record.changes if self._held(ticker) is Held.LIVE}
+        self._is_torn = self.is_passed_over = False
         if self._next is None:
             self.is_past_log = True
             self.flushes_after_log += bool(due or record.trades or record.tickers)
@@ -105,14 +123,30 @@ class CaptureAudit:
             return
         followed = {ticker for ticker, book in self._log.books.books.items() if book.held}
         told = self._take_log(now_ns)
-        self._compare_changes(due, told)
-        self._compare_trades(followed, told)
-        self._compare_tickers(followed, told)
-        self._compare_gaps(told)
-        self._settle_untold(told)
-        self._compare_books(told.checked)
+        self.is_passed_over = self._is_torn or now_ns <= self._lost_until_ns
+        if self.is_passed_over:
+            self._expect_nothing()
+        else:
+            self._compare_changes(due, told)
+            self._compare_trades(followed, told)
+            self._compare_tickers(followed, told)
+            self._compare_gaps(told)
+            self._settle_untold(told)
+            self._compare_books(told.checked)
         self._forget_closed(told.stale)
         record.begin_flush()
+
+    def _note_proven(self) -> None:
+        if self._has_lost:
+            books = self._log.books.books
+            self._proven = {ticker for ticker, book in books.items() if book.proven}
+
+    def _expect_nothing(self) -> None:
+        """What had to be told may have been told in what is not there."""
+        self.record.untold.clear()
+        self.record.gaps.clear()
+        self._untold_since.clear()
+        self._gaps_due.clear()
 
     def _held(self, ticker: str) -> Held:
         book = self._log.books.books.get(ticker)
@@ -136,7 +170,13 @@ class CaptureAudit:
         return told
 
     def _advance(self) -> None:
+        holes = self._log.holes
         self._next = next(self._datagrams, None)
+        if self._log.holes != holes:
+            # It may begin within the flush before, and end within the one after it.
+            self._is_torn = self._has_lost = True
+            self._is_torn_at_end = self._next is None
+            self._lost_until_ns = 0 if self._next is None else _sent_ns(self._next)
         if self._next is None:
             self.log_ended_ns = self._log.last_ns
 
@@ -156,7 +196,12 @@ class CaptureAudit:
                 book.known = False
 
     def _proves(self, ticker: str) -> bool:
-        """Whether the frames say everything about a market: from its snapshot on, with no hole that was told."""
+        """Whether the frames say everything about a market: from its snapshot on, with no hole that was told.
+
+        And what the log lacks, if anything, has nothing to do with it.
+        """
+        if self._has_lost and ticker not in self._proven:
+            return False
         book = self.record.books.get(ticker)
         if book is None:
             return self._whole
@@ -274,7 +319,7 @@ class CaptureAudit:
             # One flush may have been taken in and not sent when the plant was stopped.
             self._findings.add(
                 LOG,
-                Cause.LOG_OFF,
+                self._log.hole_cause if self._is_torn_at_end else Cause.LOG_OFF,
                 f"the log ends here; the capture has {self.flushes_after_log} flushes more that had to be told",
                 times_ns=(self.log_ended_ns, self._flush_ns),
             )

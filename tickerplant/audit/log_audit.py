@@ -27,8 +27,9 @@ Messages = Sequence[AnyMessage | None]
 class LogAudit:
     """Takes the datagrams of one session in the order of the log.
 
-    `first_seqs`: the next sequence of each stream where the log begins, 0: not known. `final_seqs`: those at the end
-    of the log of the session before, if it is there to be compared. `sources` are compared with it on the way.
+    `first_seqs`: the next sequence of each stream where the log begins, 0: not known; `begin_cause` why that is not
+    the session's beginning. `final_seqs`: those at the end of the log of the session before, if it is there to be
+    compared. `sources` are compared with it on the way.
     """
 
     def __init__(
@@ -36,12 +37,18 @@ class LogAudit:
         findings: Findings,
         *,
         first_seqs: NextSeqs = FIRST_SEQS,
+        begin_cause: Cause = Cause.RETENTION,
         previous_session: int = 0,
         final_seqs: NextSeqs | None = None,
         sources: Sequence[Source] = (),
     ) -> None:
         whole = first_seqs == FIRST_SEQS
-        self.streams = StreamLedger(findings, first_seqs)
+        self.begins_late = not whole
+        self.holes = 0
+        """Parts of the log that cannot be read, so far."""
+        self.hole_cause = Cause.UNKNOWN
+        """Of the last of them."""
+        self.streams = StreamLedger(findings, first_seqs, begin_cause)
         self.books = BookLedger(findings, whole=whole)
         self.datagrams = 0
         self.messages = 0
@@ -195,6 +202,8 @@ class LogAudit:
 
     def expect_hole(self, cause: Cause) -> None:
         """A part of the log cannot be read here."""
+        self.holes += 1
+        self.hole_cause = cause
         self.streams.expect_hole(cause)
         self.books.lose_levels()
         self.books.lose_quotes()

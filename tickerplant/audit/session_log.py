@@ -73,10 +73,16 @@ class SessionLog:
         return LogAudit(
             findings,
             first_seqs=first_seqs,
+            begin_cause=self._begin_cause(),
             previous_session=previous,
             final_seqs=self._final_seqs_of(previous) if previous else None,
             sources=sources,
         )
+
+    def _begin_cause(self) -> Cause:
+        """Retention begins with the oldest: while an older session is there, somebody else deleted the beginning."""
+        is_oldest = self._all_names[0].session == self.session
+        return Cause.RETENTION if is_oldest else Cause.DISK
 
     def _final_seqs_of(self, session: int) -> NextSeqs | None:
         """How far the log of another session comes; None if that cannot be told."""

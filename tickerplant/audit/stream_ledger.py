@@ -25,9 +25,15 @@ class _Line:
 class StreamLedger:
     """Takes the datagrams of the log in their order; says which messages of them are new."""
 
-    def __init__(self, findings: Findings, first_seqs: NextSeqs = FIRST_SEQS) -> None:
-        """`first_seqs`: the next sequence of each stream where the log begins; 0: not known."""
+    def __init__(
+        self,
+        findings: Findings,
+        first_seqs: NextSeqs = FIRST_SEQS,
+        begin_cause: Cause = Cause.RETENTION,
+    ) -> None:
+        """`first_seqs`: the next sequence of each stream where the log begins; 0: not known. `begin_cause` says why."""
         self._findings = findings
+        self._begin_cause = begin_cause
         self._lines = {
             int(stream): _Line(first) for stream, first in zip(Stream, first_seqs, strict=True)
         }
@@ -42,7 +48,7 @@ class StreamLedger:
     def _begin_at(self, stream: int, first: int) -> None:
         self._findings.add(
             LOG,
-            Cause.RETENTION,
+            self._begin_cause,
             f"the first {first - 1} messages were deleted",
             stream=stream,
             seqs=(1, first - 1),
