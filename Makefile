@@ -7,7 +7,7 @@ ARGS ?=
 # Processes that the tests are divided among, whole files to each; 0: all in one. Many tests wait most of the time.
 JOBS ?= 3
 
-.PHONY: help install demo test lint types bench soak network fuzz seeds million storebench querybench deadbench questdb clean
+.PHONY: help install demo test coverage lint types bench soak network fuzz seeds million storebench querybench deadbench questdb clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,12 @@ demo: $(VENV)/.installed ## simulated exchange, plant and live view; ARGS='--for
 
 test: $(VENV)/.installed ## run the tests against the installed package; ARGS goes to pytest, JOBS=0 is one process
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+coverage: $(VENV)/.installed ## which lines of the installed package tests reach in their own process; ARGS='tests/core' for some
+	$(BIN)/coverage erase
+	$(BIN)/coverage run $(BIN)/pytest $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 lint: $(VENV)/.installed types ## ruff (format and rules), import contracts, types
 	$(BIN)/ruff format --check .
