@@ -214,6 +214,53 @@ def test_configuration_is_shown_where_it_is_needed() -> None:
 # --- tables of the architecture ---------------------------------------------------------------------
 
 
+def import_contracts() -> dict[str, dict[str, list[str]]]:
+    """The contracts of import-linter, by the first source module."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contracts = project["tool"]["importlinter"]["contracts"]
+    return {contract["source_modules"][0]: contract for contract in contracts}
+
+
+def modules_of(package: str) -> set[str]:
+    """The modules right in one of our packages."""
+    folder = next(path for path in SOURCES if path.parent.name == package).parent
+    names = {path.stem for path in folder.glob("*.py")} | {
+        path.parent.name for path in folder.glob("*/*.py")
+    }
+    return {f"{package}.{name}" for name in names - {"__init__"}}
+
+
+@pytest.mark.parametrize("source", ["tickerplant.core", *PACKAGES[1:]])
+def test_import_contracts_forbid_all_that_the_table_does_not_allow(source: str) -> None:
+    """A new module is forbidden until somebody decides otherwise."""
+    rows = {
+        row[0].split(",")[0].replace("core", "tickerplant.core"): row
+        for row in table(ARCHITECTURE, "who", "may import")
+    }
+    allowed = {"tickerplant.core", "tickerplant.errors", "tickerplant.limits"}
+    allowed.update(re.findall(r"tickerplant(?:_kalshi)?\.\w+", rows[source][1].partition(";")[0]))
+    forbidden = set(import_contracts()[source]["forbidden_modules"])
+    assert modules_of("tickerplant") - allowed <= forbidden
+    if source == "tickerplant_kalshi_sim":
+        assert modules_of("tickerplant_kalshi") - allowed <= forbidden
+    assert not allowed & forbidden
+
+
+def test_modules_that_say_they_are_pure_are_held_to_it() -> None:
+    pure = set(import_contracts()["tickerplant_kalshi.messages"]["source_modules"])
+    said = {
+        f"{path.parent.name}.{path.stem}"
+        for path in SOURCES
+        if path.parent.name in PACKAGES[1:]
+        and path.stem != "__init__"
+        and re.search(
+            r"\bpure\b", ast.get_docstring(ast.parse(path.read_text())) or "", re.IGNORECASE
+        )
+    }
+    assert len(said) > 20
+    assert {module for module in said if not module.startswith("tickerplant_kalshi_sim.")} <= pure
+
+
 def test_header_table_is_the_header() -> None:
     rows = table(ARCHITECTURE, "offset", "bytes", "field", "meaning")
     assert tuple(row[2] for row in rows) == Header._fields

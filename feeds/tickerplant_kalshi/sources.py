@@ -1,4 +1,4 @@
-"""What a feed and its sessions count, in the form the metrics endpoint reads at scrape time. Pure."""
+"""What a feed and its sessions count, in the form the metrics endpoint reads at scrape time."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
