@@ -229,6 +229,8 @@ class StreamState:
         self.last_heard_ns = max(self.last_heard_ns, ahead.last_heard_ns)
         self.ended = False
         self.final_seq = 0
+        # The new session tells everything anew: what the old one lacked needs no snapshot.
+        self.unhealed = False
         self.image = None
         self.ahead_seqs = {}
 

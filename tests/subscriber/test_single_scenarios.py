@@ -96,6 +96,27 @@ def test_a_forged_session_neither_fences_the_plant_nor_holds_anything_up() -> No
     assert refused & {"session_unconfirmed", "session_ahead"}
 
 
+def test_what_an_old_session_lacked_costs_the_new_one_no_snapshot() -> None:
+    """Joined late while recovery is away: the books of that session never come, and the next one tells all anew."""
+    maker = CourseMaker(seed=3)
+    maker.begin()
+    maker.run(200 * MS)
+    maker.run(5 * SECOND, rate=0)
+    maker.stop()
+    maker.begin()
+    maker.run(200 * MS)
+    maker.run(5 * SECOND, rate=0)
+    course = maker.finish()
+    faults = Faults(line_count=1, recovery_down=(0, 8 * SECOND))
+    simulation = Simulation(course, 3, faults, join_after_ns=250 * MS)
+    simulation.run()
+    assert {gap.session for gap in simulation.gaps()} == {course.sessions[0]}
+    assert simulation.client is not None
+    assert simulation.client.is_reachable
+    assert simulation.images == []
+    simulation.check(gaps_allowed=lambda gap: gap.cause is GapCause.LATE_JOIN)
+
+
 @pytest.fixture
 def plant(tmp_path: Path, group: str, port: int) -> Iterator[MulticastPlant]:
     with MulticastPlant(tmp_path / "log", group, port, markets=BOOKS, levels=3) as plant:
