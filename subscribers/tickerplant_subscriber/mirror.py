@@ -199,7 +199,11 @@ class Mirror:
     def take_image(
         self, state: StreamState, messages: Messages, whole: Sequence[WholeBook] = ()
     ) -> None:
-        """Replaces all books of a plant by those of a snapshot; what is not in it the plant no longer has."""
+        """Replaces all books of a plant by those of a snapshot; what is not in it the plant no longer has.
+
+        But for a book that is LIVE: nothing of it is missing, so that it is recovery who does not know it, after a hole
+        in the log.
+        """
         books = self._plants.get((state.publisher, state.partition))
         if books is None or books.session != state.session:
             return
@@ -234,7 +238,7 @@ class Mirror:
                 self._put(state, view, each)
         known = {each.packed.ticker for each in whole}.union(staged.views)
         for ticker, view in views.items():
-            if ticker not in known:
+            if ticker not in known and not view._live:
                 self._apply_clear(state, view, None)
 
     def _put(self, state: StreamState, view: MirroredBook, whole: WholeBook) -> None:

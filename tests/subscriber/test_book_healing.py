@@ -140,6 +140,43 @@ async def test_an_iteration_has_the_right_book_again(tmp_path: Path, group: str,
             assert view.size_at(Side.BID, 1) == 0
 
 
+class NoLog:
+    """In place of a tick log: takes datagrams and keeps nothing."""
+
+    def append(self, _datagrams: object) -> bool:
+        return True
+
+
+async def test_a_recovery_that_does_not_know_the_books_takes_none_away(
+    tmp_path: Path, group: str, port: int
+) -> None:
+    """It has met a hole in the log, the subscriber has missed nothing: the other books stay as they are."""
+    with MulticastPlant(tmp_path / "log", group, port) as plant:
+        async with recovery(plant.folder) as server, listening(group, port, server) as listener:
+            await listener.until(lambda: books_right(plant, listener.subscriber), plant)
+            log, plant.ticklog = plant.ticklog, NoLog()  # type: ignore[assignment]
+            for index in range(len(plant.tickers)):
+                plant.delta(index)
+                plant.flush()
+            plant.ticklog = log
+            plant.delta()
+            plant.flush()
+            await listener.until(lambda: server.counters()["log_holes"], plant)
+            taken = listener.subscriber.stats().recovery.snapshots_taken
+            wrong = listener.subscriber.book(plant.tickers[0])
+            assert isinstance(wrong, Book)
+            wrong.set_level(Side.BID, 1, 7)
+            verify_all(plant)
+            await listener.until(
+                lambda: listener.subscriber.stats().recovery.snapshots_taken > taken, plant
+            )
+            assert not wrong.live
+            for entry in plant.entries[1:]:
+                view = listener.subscriber.book(entry.ticker)
+                assert view.live
+                assert view.checksum() == entry.checksum()
+
+
 class Keeper(Strategy):
     """Remembers what it was told of the first book."""
 
