@@ -246,6 +246,15 @@ def test_import_contracts_forbid_all_that_the_table_does_not_allow(source: str) 
     assert not allowed & forbidden
 
 
+def test_what_tests_start_is_the_installed_package() -> None:
+    """Without `-P` Python looks into the working directory first, which is the checkout."""
+    unsafe = re.compile(r'sys\.executable,\s*"-(c"|m",\s*"tickerplant)')
+    found = [
+        path.name for path in (ROOT / "tests").rglob("*.py") if unsafe.search(path.read_text())
+    ]
+    assert found == []
+
+
 def test_modules_that_say_they_are_pure_are_held_to_it() -> None:
     pure = set(import_contracts()["tickerplant_kalshi.messages"]["source_modules"])
     said = {

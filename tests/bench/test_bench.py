@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(240)
 
 @pytest.fixture(scope="module")
 def results() -> dict:
-    command = [sys.executable, "-m", "tickerplant", "bench", "--short", "--json"]
+    command = [sys.executable, "-P", "-m", "tickerplant", "bench", "--short", "--json"]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=220, check=True)
     return json.loads(finished.stdout)
 

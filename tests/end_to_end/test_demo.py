@@ -50,7 +50,12 @@ class DemoRun:
         if is_terminal:
             take_terminal = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
             command = [
-                *(sys.executable, "-c", f"{take_terminal}; os.execv(sys.argv[1], sys.argv[1:])"),
+                *(
+                    sys.executable,
+                    "-P",
+                    "-c",
+                    f"{take_terminal}; os.execv(sys.argv[1], sys.argv[1:])",
+                ),
                 *command,
             ]
         with self.errors_path.open("wb") as errors:

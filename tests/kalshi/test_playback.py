@@ -124,7 +124,7 @@ def test_playing_does_not_depend_on_the_hash_seed_of_the_process():
     lines = [line[8:] for line in code.splitlines()]
     digests = {
         subprocess.run(
-            [sys.executable, "-c", "\n".join(lines)],
+            [sys.executable, "-P", "-c", "\n".join(lines)],
             env=os.environ | {"PYTHONHASHSEED": str(seed)},
             capture_output=True,
             text=True,

@@ -48,7 +48,7 @@ class S3Server:
         self.endpoint = f"http://127.0.0.1:{self.port}"
         code = "import sys; from moto.server import main; main(sys.argv[1:])"
         self._process = subprocess.Popen(
-            [sys.executable, "-c", code, "-H", "127.0.0.1", "-p", str(self.port)],
+            [sys.executable, "-P", "-c", code, "-H", "127.0.0.1", "-p", str(self.port)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

@@ -32,7 +32,7 @@ class Store:
             name: value for name, value in os.environ.items() if not name.startswith("TICKERPLANT")
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tickerplant", "store", *options]
+            [sys.executable, "-P", "-m", "tickerplant", "store", *options]
             + [part for word in words for part in ("--set", word)],
             stderr=subprocess.PIPE,
             text=True,

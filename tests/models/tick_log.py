@@ -122,7 +122,7 @@ def newest(folder: Path) -> Path:
 
 def python(code: str, *arguments: object, prefix: tuple[str, ...] = ()) -> list[str]:
     preamble = f"import sys; sys.path.append({str(MODELS)!r})\n"
-    command = [sys.executable, "-c", preamble + textwrap.dedent(code)]
+    command = [sys.executable, "-P", "-c", preamble + textwrap.dedent(code)]
     return [*prefix, *command, *map(str, arguments)]
 
 

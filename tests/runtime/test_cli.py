@@ -31,13 +31,13 @@ def run_without_extra(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The command line in a process in which nothing of the extra `daemon` can be imported."""
     code = EXTRA_BLOCKED % (set(cli.EXTRA_MODULES), list(arguments))
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=30, check=False
     )
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "tickerplant", *arguments],
+        [sys.executable, "-P", "-m", "tickerplant", *arguments],
         capture_output=True,
         text=True,
         timeout=30,
@@ -102,7 +102,7 @@ def test_help_imports_nothing_slow_or_optional() -> None:
         "print(*sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=30, check=True
     )
     imported = set(done.stderr.split())
     assert "tickerplant" in imported
@@ -128,7 +128,7 @@ def test_a_process_imports_nothing_slow_that_it_does_not_need(
         "import rich"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     imported = set(done.stdout.split())
     assert "structlog" in imported
@@ -141,7 +141,7 @@ def test_what_is_wrong_with_the_configuration_is_said_before_the_plant_is_import
         "print(code, *sorted(name.partition('.')[0] for name in sys.modules))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=30, check=True
     )
     code_told, *imported = done.stdout.split()
     assert (code_told, "exchange.key_id is not set" in done.stderr) == ("2", True)
@@ -210,7 +210,7 @@ def test_output_that_nobody_reads_is_quiet() -> None:
     os.close(reading)
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "tickerplant", "check-config"],
+            [sys.executable, "-P", "-m", "tickerplant", "check-config"],
             stdout=writing,
             stderr=subprocess.PIPE,
             timeout=30,
@@ -243,7 +243,7 @@ def test_interrupt_is_130() -> None:
         "sys.exit(main(['check-config', '--config', f'/dev/fd/{reading}']))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=30, check=False
     )
     assert done.returncode == 128 + signal.SIGINT
     assert done.stderr == ""

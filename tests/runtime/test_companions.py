@@ -41,7 +41,7 @@ time.sleep(60)
 
 
 def script(code: str, *arguments: str) -> tuple[str, ...]:
-    return (sys.executable, "-c", code, *arguments)
+    return (sys.executable, "-P", "-c", code, *arguments)
 
 
 async def until(condition: Callable[[], object]) -> None:

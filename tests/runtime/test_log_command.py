@@ -221,7 +221,7 @@ FOLLOW = """
 
 
 def test_cat_follows_what_is_written_over_rotation_and_into_the_next_session(folder):
-    command = [sys.executable, "-c", textwrap.dedent(FOLLOW), str(folder)]
+    command = [sys.executable, "-P", "-c", textwrap.dedent(FOLLOW), str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as follower:
         seen = [json.loads(follower.stdout.readline()) for _ in range(7 + 5 + 1)]
         assert seen[-1]["session"] == SESSION + 1

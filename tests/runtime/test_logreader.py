@@ -115,7 +115,9 @@ def test_several_readers_follow_a_writing_process_over_rotations_and_sessions(tm
     code = f"import sys; sys.path.append({str(MODELS)!r})\n" + textwrap.dedent(WRITER)
     readers = [LogReader(tmp_path, read_bytes=size) for size in (SMALL_READ, 50_000, 1 << 20)]
     got: list[list[bytes]] = [[] for _ in readers]
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(SESSION)]) as writer:
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", code, str(tmp_path), str(SESSION)]
+    ) as writer:
         deadline = time.monotonic() + 30
         while writer.poll() is None:
             assert time.monotonic() < deadline

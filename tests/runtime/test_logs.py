@@ -29,7 +29,7 @@ def log_lines(code: str, *, level: str = "info", line_format: str = "json") -> l
         f"PEM = {PEM!r}\n"
     )
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", setup + code],
+        [sys.executable, "-P", "-W", "error", "-c", setup + code],
         capture_output=True,
         text=True,
         timeout=30,
@@ -228,7 +228,11 @@ def test_log_to_a_pipe_without_reader_does_not_stop_the_process() -> None:
         "output = configure_logging('info', 'json')\nlog = structlog.get_logger()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", setup + code], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-P", "-c", setup + code],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
     )
     first, *rest = done.stdout.splitlines()
     # The failed line stays in the stream's buffer, so it may follow once the stream works again.

@@ -120,7 +120,7 @@ def test_interface_that_is_really_down() -> None:
         "print(check_multicast('127.0.0.1'))\n"
     )
     done = subprocess.run(
-        ["unshare", "--net", "--map-root-user", sys.executable, "-c", code],
+        ["unshare", "--net", "--map-root-user", sys.executable, "-P", "-c", code],
         capture_output=True,
         text=True,
         timeout=30,

@@ -42,7 +42,7 @@ class Recovery:
             "recovery.metrics_port=0",
             *settings,
         ]
-        command = [sys.executable, "-m", "tickerplant", "recovery"]
+        command = [sys.executable, "-P", "-m", "tickerplant", "recovery"]
         words = [word for option in options for word in ("--set", option)]
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("TICKERPLANT")

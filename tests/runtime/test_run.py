@@ -17,7 +17,7 @@ import pytest
 from tickerplant.cli import build_parser
 from tickerplant.commands.run import overrides_of
 
-COMMAND = (sys.executable, "-m", "tickerplant")
+COMMAND = (sys.executable, "-P", "-m", "tickerplant")
 
 
 def environment(home: Path) -> dict[str, str]:

@@ -25,7 +25,7 @@ def spawn(key_directory: Path) -> Iterator[Spawn]:
 
     def run(*options: str) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
-            [sys.executable, "-m", "tickerplant", "sim", *options],
+            [sys.executable, "-P", "-m", "tickerplant", "sim", *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -104,7 +104,9 @@ def test_help_has_an_example_and_every_fault_kind() -> None:
 def test_importing_the_command_needs_no_extra() -> None:
     """The base install lacks aiohttp, websockets and cryptography."""
     code = "import sys, tickerplant.commands.sim; print(*sys.modules)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
+    )
     assert not {"aiohttp", "websockets", "cryptography", "uvloop"} & set(out.stdout.split())
 
 

@@ -153,7 +153,7 @@ def test_killed_at_any_step_it_ends_with_the_same_archive(log, folder, wanted, t
         "    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(log), str(folder), str(tmp_path)],
+        [sys.executable, "-P", "-c", code, str(log), str(folder), str(tmp_path)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(MODELS), *sys.path])},
         capture_output=True,
         text=True,

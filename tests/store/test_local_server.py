@@ -80,7 +80,7 @@ def test_it_ends_with_the_process_that_started_it(tmp_path):
         "print(server.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-P", "-c", code], stdout=subprocess.PIPE, text=True
     ) as starter:
         assert starter.stdout is not None
         pid = int(starter.stdout.readline())
@@ -91,7 +91,7 @@ def test_it_ends_with_the_process_that_started_it(tmp_path):
 
 def test_make_questdb_says_how_to_reach_it(tmp_path):
     """And its answer works, until Ctrl-C."""
-    command = [sys.executable, "-m", "tickerplant.store.local_server", str(tmp_path)]
+    command = [sys.executable, "-P", "-m", "tickerplant.store.local_server", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         told = process.stdout.readline() + process.stdout.readline()

@@ -290,7 +290,7 @@ def test_run_ends_cleanly_on_signals(
 ) -> None:
     """The ten-line strategy in a process of its own."""
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, group, str(port)],
+        [sys.executable, "-P", "-c", PROGRAM, group, str(port)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -234,7 +234,17 @@ def tail(group: str, port: int, *options: str) -> "subprocess.Popen[str]":
     """`tickerplant tail` of trades, as JSON."""
     return subprocess.Popen(
         [
-            *(sys.executable, "-m", "tickerplant", "tail", "--format", "json", "--stream", "trade"),
+            *(
+                sys.executable,
+                "-P",
+                "-m",
+                "tickerplant",
+                "tail",
+                "--format",
+                "json",
+                "--stream",
+                "trade",
+            ),
             *("--group-a", group, "--port", str(port), "--for", "20s", *options),
         ],
         stdout=subprocess.PIPE,

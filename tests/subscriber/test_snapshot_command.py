@@ -16,7 +16,7 @@ async def printed(
 ) -> tuple[int | None, str, str]:
     """Exit code and output; the plant goes on meanwhile, with heartbeats only."""
     child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tickerplant", "snapshot", *words),
+        *(sys.executable, "-P", "-m", "tickerplant", "snapshot", *words),
         *("--group-a", group, "--port", str(port), "--recovery", f"127.0.0.1:{recovery_port}"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -56,7 +56,7 @@ def trade(g: int) -> Trade:
 
 def processor_shares(group: str, port: int, how: str, sender: Any) -> list[float]:
     """What a strategy takes of its core while nothing comes in; it then gets a trade and an interrupt."""
-    command = [sys.executable, "-c", PROGRAM, group, str(port), how]
+    command = [sys.executable, "-P", "-c", PROGRAM, group, str(port), how]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         try:
             assert child.stdout is not None

@@ -72,6 +72,7 @@ def start(group: str, port: int, tmp_path: Path) -> Iterator[Start]:
         child = subprocess.Popen(
             [
                 sys.executable,
+                "-P",
                 "-m",
                 "tickerplant",
                 *words,
@@ -423,7 +424,11 @@ def test_tail_and_the_library_need_the_base_install_only(group: str, port: int) 
         "print(cli.main(['tail', *words]), cli.main(['top', *words]))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=True
+        [sys.executable, "-P", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
     )
     assert done.stdout == "0 2\n"
     assert "needs rich" in done.stderr
