@@ -351,6 +351,7 @@ class FeedConnection:
             self._normaliser.publish_ticker(frame.msg)
         except FixedPointError:
             self.counters.unusable_frames += 1
+            self._tell_gap(subscription, self.plant.now_ns)
 
     def _receive_trade(self, frame: TradeFrame) -> None:
         subscription = self._by_sid.get(frame.sid)

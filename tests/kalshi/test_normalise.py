@@ -8,7 +8,7 @@ from connection_bed import ConnectionBed, delta, snapshot, ticker, trade
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tickerplant.core.messages import LevelUpdate, Side, Ticker, Trade
+from tickerplant.core.messages import LevelUpdate, Side, Stream, Ticker, Trade
 from tickerplant.errors import FixedPointError
 from tickerplant.limits import FIXEDPOINT_CACHE_ENTRIES, SIZE_E2_MAX
 from tickerplant_kalshi.normalise import SidePrices, event_time_ns, rfc3339_ns
@@ -268,8 +268,9 @@ def test_absent_sides_of_a_ticker_are_zero():
         {"yes_bid_size_fp": "99999999999999.00"},
     ],
 )
-def test_an_unusable_ticker_is_counted(changes):
-    """The next one replaces it, so nothing more is needed."""
+def test_an_unusable_ticker_is_a_gap_on_the_ticker_stream(changes):
+    """The next one replaces it, but a quiet market may have none for long: it is told, as that of a trade."""
     messages, bed = passed_on(ticker(sid=2, **changes))
-    assert messages == []
+    assert [type(m).__name__ for m in messages] == ["UpstreamGap"]
+    assert messages[0].on_stream == Stream.TICKER
     assert bed.counters.unusable_frames == 1
