@@ -169,6 +169,30 @@ def live_entry(ticker, bids=(), asks=()):
     return entry
 
 
+def test_a_book_that_goes_stale_is_told_before_images_that_wait():
+    """Nobody trades on it while a thousand other books are on their way."""
+    bed = Bed()
+    bed.snapshot("HELD", [(1, 1)], [(2, 2)])
+    bed.flush()
+    assert bed.subscriber.bbos["HELD"].state == BookState.LIVE
+    bids = [(1 + slot, 10**9) for slot in range(200)]
+    for index in range(1_000):
+        bed.snapshot(f"{index:04}", bids, [])
+    bed.flush()
+    waiting = len(bed.plant.publication)
+    assert waiting > 900
+    bed.plant.begin_input(bed.now_ns)
+    bed.plant.mark_stale(bed.plant.entries["HELD"], StaleReason.SEQUENCE_GAP)
+    while bed.subscriber.bbos["HELD"].state == BookState.LIVE:
+        bed.now_ns = bed.plant.next_deadline_ns()
+        bed.take(bed.plant.handle_timer(bed.now_ns))
+    assert not bed.subscriber.books["HELD"].live
+    assert len(bed.plant.publication) > waiting - 20
+    bed.snapshot("HELD", [(1, 1)], [(2, 2)])
+    bed.run_timers()
+    bed.assert_all_in_step()
+
+
 def test_an_entry_waits_once():
     """However often it changes."""
     _, publication = queue_at()

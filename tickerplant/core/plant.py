@@ -212,9 +212,10 @@ class Plant:
         self.stale_books += 1
         self.books_gone_stale += 1
         entry.stale_reason = reason
-        if entry.in_sync:
-            self._mark_unready(entry)
-        self.publication.enqueue(entry)
+        is_offered = entry.in_sync
+        self._mark_unready(entry)
+        # Thousands of images may wait, and meanwhile subscribers would go on to take this book for live.
+        self.publication.enqueue(entry, first=is_offered)
 
     def publish_trade(
         self,

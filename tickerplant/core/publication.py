@@ -67,11 +67,14 @@ class Publication:
         else:
             self.notices_dropped += 1
 
-    def enqueue(self, entry: BookEntry) -> None:
-        """Lets an entry wait for publication; once at most."""
+    def enqueue(self, entry: BookEntry, *, first: bool = False) -> None:
+        """Lets an entry wait for publication, once at most; `first`: before all that wait."""
         if not entry.queued:
             entry.queued = True
-            self._queue.append(entry)
+            if first:
+                self._queue.appendleft(entry)
+            else:
+                self._queue.append(entry)
 
     def next_deadline_ns(self) -> int | None:
         """When the queue may go on; None while it is empty."""
