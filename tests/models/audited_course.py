@@ -263,6 +263,7 @@ def write_in_segments(
         values = {"first_seqs": first} | header
         if ordinal > 1:
             values |= {
+                "created_ns": decode_header(datagrams[(ordinal - 1) * size - 1][1]).ts_send_ns,
                 "previous_segment": SegmentName(SESSION, ordinal - 1),
                 "previous_bytes": before,
                 "previous_session": SESSION,

@@ -22,6 +22,7 @@ from tickerplant.audit.run import audit_session
 from tickerplant.core.logformat import SEGMENT_HEADER_BYTES, SegmentName
 from tickerplant.core.messages import AnyMessage, LevelUpdate, Stream, Ticker, Trade
 from tickerplant.core.packets import Datagram
+from tickerplant.core.wire import decode_header
 
 SEGMENTS = 5
 KIND_OF: dict[Stream, type] = {Stream.TRADE: Trade, Stream.TICKER: Ticker}
@@ -73,6 +74,8 @@ def test_what_retention_deleted_is_nobody_s_fault(
     assert set(report.by_cause) == {Cause.RETENTION}, report.findings
     first = course.datagrams[: len(course.datagrams) // SEGMENTS + 1]
     assert {one.to_seq for one in report.findings} == {seq - 1 for seq in seqs_after(first)} - {0}
+    times = {(one.from_ns, one.to_ns) for one in report.findings}
+    assert times == {(SESSION, decode_header(first[-1][1]).ts_send_ns)}
     assert_most_is_proven(report, whole)
 
 

@@ -28,8 +28,8 @@ class LogAudit:
     """Takes the datagrams of one session in the order of the log.
 
     `first_seqs`: the next sequence of each stream where the log begins, 0: not known; `begin_cause` why that is not
-    the session's beginning. `final_seqs`: those at the end of the log of the session before, if it is there to be
-    compared. `sources` are compared with it on the way.
+    the session's beginning, `begin_ns` when that was. `final_seqs`: those at the end of the log of the session
+    before, if it is there to be compared. `sources` are compared with it on the way.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class LogAudit:
         *,
         first_seqs: NextSeqs = FIRST_SEQS,
         begin_cause: Cause = Cause.RETENTION,
+        begin_ns: int = 0,
         previous_session: int = 0,
         final_seqs: NextSeqs | None = None,
         sources: Sequence[Source] = (),
@@ -48,7 +49,7 @@ class LogAudit:
         """Parts of the log that cannot be read, so far."""
         self.hole_cause = Cause.UNKNOWN
         """Of the last of them."""
-        self.streams = StreamLedger(findings, first_seqs, begin_cause)
+        self.streams = StreamLedger(findings, first_seqs, begin_cause, begin_ns)
         self.books = BookLedger(findings, whole=whole)
         self.datagrams = 0
         self.messages = 0

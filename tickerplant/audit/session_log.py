@@ -74,6 +74,7 @@ class SessionLog:
             findings,
             first_seqs=first_seqs,
             begin_cause=self._begin_cause(),
+            begin_ns=0 if header is None else header.created_ns,
             previous_session=previous,
             final_seqs=self._final_seqs_of(previous) if previous else None,
             sources=sources,

@@ -30,8 +30,12 @@ class StreamLedger:
         findings: Findings,
         first_seqs: NextSeqs = FIRST_SEQS,
         begin_cause: Cause = Cause.RETENTION,
+        begin_ns: int = 0,
     ) -> None:
-        """`first_seqs`: the next sequence of each stream where the log begins; 0: not known. `begin_cause` says why."""
+        """`first_seqs`: the next sequence of each stream where the log begins; 0: not known.
+
+        `begin_cause` says why it begins there, `begin_ns` when that was.
+        """
         self._findings = findings
         self._begin_cause = begin_cause
         self._lines = {
@@ -43,16 +47,17 @@ class StreamLedger:
         """Messages that were missing before the datagram taken last."""
         for stream, first in enumerate(first_seqs, start=1):
             if first > 1:
-                self._begin_at(stream, first)
+                self._begin_at(stream, first, begin_ns)
 
-    def _begin_at(self, stream: int, first: int) -> None:
+    def _begin_at(self, stream: int, first: int, begin_ns: int) -> None:
+        """The number of a session is the time of its start."""
         self._findings.add(
             LOG,
             self._begin_cause,
             f"the first {first - 1} messages were deleted",
             stream=stream,
             seqs=(1, first - 1),
-            times_ns=(0, 0),
+            times_ns=(min(self._findings.session, begin_ns), begin_ns),
         )
 
     def expect_hole(self, cause: Cause) -> None:
@@ -68,7 +73,7 @@ class StreamLedger:
         if not line.expected:
             line.expected = header.seq
             if header.seq > 1:
-                self._begin_at(header.stream, header.seq)
+                self._begin_at(header.stream, header.seq, header.ts_send_ns)
         if header.kind:
             self._take_heartbeat(line, header, datagram)
             return 0
