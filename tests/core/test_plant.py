@@ -222,6 +222,23 @@ def test_a_fresh_snapshot_that_differs_from_a_live_book_is_a_divergence(bed):
     assert bed.plant.books_diverged == 1
 
 
+def test_a_crossed_book_is_counted_and_published_as_it_is(bed):
+    """The exchange has them for moments: at or above the ask, by a delta or in a snapshot; one side alone is none."""
+    (entry,) = bed.open("A")
+    bed.snapshot(entry)
+    assert bed.plant.quotes_crossed == 0
+    (quote,) = (m for m in bed.delta(entry, 0, 3500, 10) if type(m) is Bbo)
+    assert (quote.bid_e4, quote.ask_e4, quote.state) == (3500, 3500, BookState.LIVE)
+    bed.delta(entry, 0, 3100, 10)
+    assert bed.plant.quotes_crossed == 1
+    bed.snapshot(entry, ((3600, 1),), ((3500, 1),))
+    assert bed.plant.quotes_crossed == 2
+    bed.snapshot(entry, ((3600, 1),), ())
+    bed.delta(entry, 0, 3700, 1)
+    assert bed.plant.quotes_crossed == 2
+    assert dict(bed.plant.counters())["quotes_crossed"] == 2
+
+
 def test_a_closed_book_is_forgotten(bed):
     """Clear and a closed Bbo; a second close does nothing, and the market may come again."""
     (entry,) = bed.open("A")

@@ -102,6 +102,8 @@ class Plant:
         self._ends_sent = 0
         self.deltas_dropped = 0
         self.snapshots_applied = 0
+        self.quotes_crossed = 0
+        """Deltas and snapshots after which the best bid was not below the best ask: seen for moments on the exchange."""
         self.books_diverged = 0
         self._divergences: list[Divergence] = []
         self.books_gone_stale = 0
@@ -150,6 +152,8 @@ class Plant:
         """The exchange's whole book, in YES prices; makes the book LIVE."""
         fresh = Book(bids, asks)
         self.snapshots_applied += 1
+        bid_e4, _, ask_e4, _ = fresh.bbo()
+        self.quotes_crossed += bid_e4 >= ask_e4 > 0
         previous = entry.transit(BookEvent.SNAPSHOT)
         if previous is BookState.LIVE:
             if fresh == entry:
@@ -191,7 +195,10 @@ class Plant:
             )
         )
         if entry.best_moved:
-            self._append_bbo((_BBO_TAG, ticker, g, ts_event_ns, now_ns, *entry.bbo(), _LIVE))
+            bbo = entry.bbo()
+            if bbo[0] >= bbo[2] > 0:
+                self.quotes_crossed += 1
+            self._append_bbo((_BBO_TAG, ticker, g, ts_event_ns, now_ns, *bbo, _LIVE))
         return True
 
     def _apply_unpublished(self, entry: BookEntry, side: int, price_e4: int, delta_e2: int) -> bool:
@@ -439,6 +446,7 @@ class Plant:
         for name in (
             "deltas_dropped",
             "snapshots_applied",
+            "quotes_crossed",
             "books_diverged",
             "books_gone_stale",
             "refused_tickers",
