@@ -322,7 +322,7 @@ class RestApi:
         matches = _trade_filter(query)
         limit = query.limit(100, 1_000)
         last = query.text("cursor") or ""
-        before = int(last) if last.isdigit() and len(last) < 19 else None
+        before = int(last) if last.isdecimal() and len(last) < 19 else None
         newest_first = reversed(self._venue.trades())
         chosen = (t for t in newest_first if (before is None or t.number < before) and matches(t))
         rows = list(islice(chosen, limit + 1))

@@ -196,10 +196,13 @@ async def test_what_does_not_exist_is_404_and_nested(rest: Rest, path: str) -> N
     assert body["error"]["code"] == "not_found"
 
 
-@pytest.mark.parametrize("cursor", ["garbage", "YXQ6", "%00", "YXQ6LTU=", "9" * 50])
+@pytest.mark.parametrize("cursor", ["garbage", "YXQ6", "%00", "YXQ6LTU=", "%C2%B2", "9" * 50])
 async def test_a_garbage_cursor_starts_over(rest: Rest, cursor: str) -> None:
     first = await rest.get("/markets?limit=5")
     assert await rest.get(f"/markets?limit=5&cursor={cursor}") == first
+    newest = await rest.get("/markets/trades?limit=5")
+    assert newest[0] == 200
+    assert await rest.get(f"/markets/trades?limit=5&cursor={cursor}") == newest
 
 
 async def test_single_objects(rest: Rest) -> None:

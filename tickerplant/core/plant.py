@@ -103,7 +103,7 @@ class Plant:
         self.deltas_dropped = 0
         self.snapshots_applied = 0
         self.quotes_crossed = 0
-        """Deltas and snapshots after which the best bid was not below the best ask: seen for moments on the exchange."""
+        """Deltas and snapshots after which the best bid was not below the best ask, as happens for moments."""
         self.books_diverged = 0
         self._divergences: list[Divergence] = []
         self.books_gone_stale = 0
