@@ -146,7 +146,7 @@ class Levels:
 
     @property
     def crossed(self) -> bool:
-        """Whether the best bid is above the best ask; seen for moments on the exchange, not fatal: the plant counts it."""
+        """Whether the best bid is above the best ask; seen for moments on the exchange, counted by the plant."""
         spread_e4 = self.spread_e4
         return spread_e4 is not None and spread_e4 < 0
 
