@@ -103,7 +103,8 @@ class CaptureAudit:
     def _begin(self) -> None:
         self._advance()
         if self._log.begins_late and self._next is not None:
-            self._lost_until_ns = max(self._lost_until_ns, _sent_ns(self._next) - 1)
+            # Flushes of one nanosecond are one, and it may have been cut in two.
+            self._lost_until_ns = _sent_ns(self._next)
 
     # --- flushes ----------------------------------------------------------------------------------
 
