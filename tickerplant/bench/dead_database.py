@@ -73,7 +73,7 @@ class _Bed:
             }
             words = [part for key in settings for part in ("--set", f"{key}={settings[key]}")]
             self._store = subprocess.Popen(  # noqa: S603  # our own command
-                [sys.executable, "-m", "tickerplant", "store", "--config", os.devnull, *words]
+                [sys.executable, "-P", "-m", "tickerplant", "store", "--config", os.devnull, *words]
             )
 
     def set_state(self, state: Database, updates: int) -> None:

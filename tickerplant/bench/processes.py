@@ -43,6 +43,7 @@ class ChildProcess:
         """Starts the child."""
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",
             "-m",
             f"tickerplant.bench.{self._module}",
             msgspec.json.encode(self._config).decode(),

@@ -78,7 +78,7 @@ class _Bed(NamedTuple):
             settings["store.book_snapshot_interval_s"] = str(snapshot_interval_s)
         words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
         return subprocess.Popen(  # noqa: S603  # our own command
-            [sys.executable, "-m", "tickerplant", "store", "--config", "/dev/null", *words]
+            [sys.executable, "-P", "-m", "tickerplant", "store", "--config", "/dev/null", *words]
         )
 
     def row_count(self) -> int:
