@@ -128,3 +128,20 @@ async def test_a_start_takes_the_newest_that_is_whole(
         assert right_books(server, plant)
         assert server.counters()["log_holes"] == 0
     assert not left.exists()
+
+
+async def test_a_list_of_the_folder_that_is_a_moment_old_takes_nothing_away(
+    plant: PlantLog,
+) -> None:
+    """It is made on a thread, and a session may begin meanwhile; or the segment was deleted under the reader."""
+    async with recovery(plant.folder) as server:
+        for _ in range(2):
+            before = segment_names(plant.folder)
+            plant.begin_session()
+            await caught_up(server, plant)
+            list(server.ticklog.take_folder(None, before))
+            plant.step(3)
+            await caught_up(server, plant)
+            assert plant.session in server.ticklog.index.sessions
+        assert right_books(server, plant)
+        assert server.supervisor.error is None

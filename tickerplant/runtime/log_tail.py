@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tickerplant.core.log_index import LogIndex, Segment
-from tickerplant.core.logformat import FIRST_SEQS, LogPosition
+from tickerplant.core.logformat import FIRST_SEQS, LogPosition, SegmentName
 from tickerplant.core.messages import Stream
 from tickerplant.core.recent_datagrams import RecentDatagrams
 from tickerplant.core.recovery_state import PlantState
@@ -80,6 +80,11 @@ class LogTail:
     def position(self) -> LogPosition | None:
         """Where the next read begins."""
         return self._reader.position
+
+    @property
+    def entered(self) -> tuple[SegmentName, ...]:
+        """The segment that was read from last, if any."""
+        return () if self._segment is None else (self._segment.name,)
 
     @property
     def backlog(self) -> int:

@@ -123,7 +123,8 @@ class RecoveryLog:
         if ended in self.index.sessions:
             self.index.sessions[ended].is_final = True
             self.index.sessions[ended].is_end_known = True
-        self.index.remove_missing(set(names))
+        # Where the tail stands may be newer than the list, or deleted under it: it is read on all the same.
+        self.index.remove_missing({*names, *self.tail.entered})
         position = self.tail.position
         for name in reversed(names):
             # Those that are still to be read make themselves known then.
@@ -202,12 +203,13 @@ class RecoveryLog:
         return RecoveryCode.SERVED, extent
 
     def _code_of_unknown(self, session: int) -> RecoveryCode:
+        if session == self.unlogged_session:
+            # Also one whose only segment was deleted, which is why its log is off.
+            return RecoveryCode.NOT_REPAIRABLE
         if not self.index.sessions:
             return RecoveryCode.UNAVAILABLE
         if session < self.index.oldest_session:
             return RecoveryCode.TOO_OLD
-        if session == self.unlogged_session:
-            return RecoveryCode.NOT_REPAIRABLE
         if session > self.index.newest_session and not self.tail.is_at_end:
             return RecoveryCode.NOT_YET
         return RecoveryCode.UNKNOWN_SESSION
