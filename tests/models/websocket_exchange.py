@@ -117,11 +117,11 @@ async def running(shell: Shell) -> AsyncIterator[asyncio.Task[None]]:
     try:
         yield task
     finally:
-        shell.timer.cancel()
+        shell.timer.close()
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-        shell.timer.cancel()
+        shell.timer.close()
 
 
 async def until(condition: Callable[[], object], task: asyncio.Task[None] | None = None) -> None:
