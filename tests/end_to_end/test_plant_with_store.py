@@ -88,7 +88,7 @@ def test_past_books_of_a_real_exchange_and_a_store_that_is_killed(
         assert found == wanted
         for at_ns, books in looked:
             told = {ticker: book for ticker, book in books.items() if any(book)}
-            assert len(told) >= 20
+            assert len(told) >= 10
             for ticker, (bids, asks) in told.items():
                 book = stored.book_at(ticker, at_ns).book
                 assert (book.bids, book.asks) == (dict(bids), dict(asks)), (ticker, at_ns)
