@@ -254,3 +254,7 @@ def test_deep_nesting_is_an_unusable_frame_at_any_depth():
             bed.now_ns,
         )
         bed.flush()
+        faults = bed.counters.unusable_frames + bed.counters.unreadable_frames
+        # The delta and the trade always, the snapshot and the other delta where nothing can be decoded.
+        assert 2 <= faults <= 4
+        assert (bed.state("A") == "STALE") == (faults > 2)

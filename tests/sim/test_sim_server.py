@@ -193,8 +193,8 @@ async def test_two_connections_see_the_same_bodies(start: Any, join: Any) -> Non
     assert turned > 100
 
 
-async def test_with_seed_and_start_every_run_is_the_same_market(start: Any, join: Any) -> None:
-    """Trades, whose every field is drawn or timed: the span that both clients heard is equal to the last digit."""
+async def trades_of_two_runs(start: Any, join: Any) -> list[dict[str, Any]] | None:
+    """By trade id, as each of two servers with one seed tells them; None if this machine held one up for a second."""
     options = {"seed": 7, "start_ns": START_NS, "markets": 60, "rate": 3_000, "window_s": 2}
     servers = [await start(**options) for _ in range(2)]
     clients = [await join(server) for server in servers]
@@ -206,8 +206,15 @@ async def test_with_seed_and_start_every_run_is_the_same_market(start: Any, join
             for client, trades in zip(clients, heard, strict=True):
                 msg = (await client.type("trade"))["msg"]
                 trades[msg["trade_id"]] = msg
-    if any(server.stats().ticks_skipped for server in servers):
-        pytest.skip("this machine held up the clock for more than a second")
+    return None if any(server.stats().ticks_skipped for server in servers) else heard
+
+
+async def test_with_seed_and_start_every_run_is_the_same_market(start: Any, join: Any) -> None:
+    """Trades, whose every field is drawn or timed: the span that both clients heard is equal to the last digit."""
+    heard = None
+    for _ in range(3):
+        heard = heard or await trades_of_two_runs(start, join)
+    assert heard is not None, "held up for more than a second, three times"
     both = [one for one in heard[0] if one in heard[1]]
     assert [heard[0][one] for one in both] == [heard[1][one] for one in both]
     # And nothing between the first and the last of them that only one has heard.
